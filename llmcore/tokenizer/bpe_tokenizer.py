@@ -1,0 +1,387 @@
+"""The byte-level BPE tokenizer: train, encode, decode, stream, save and load.
+
+Ids when training: special tokens first, then the 256 bytes, then merges; ties go to the greater pair of bytes. Small texts are
+worked on in plain Python (`bpe`); large ones load the compiled twin (`_scan`, `_merge`, `_encode`), which gives the same ids.
+Left out: templates that add ids around a text, padding and truncation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from llmcore.tokenizer import bpe
+from llmcore.tokenizer.bpe import Pair
+from llmcore.tokenizer.pretokenize import (
+    CL100K_PATTERN,
+    GPT2_PATTERN,
+    NORMAL_FORMS,
+    Pattern,
+    check_special_tokens,
+    count_words,
+    encode_utf8,
+    normalize,
+    pieces_of,
+    read_text,
+    resolve_pattern,
+    safe_pieces,
+    sources_of,
+    special_token_regex,
+    words_of,
+)
+
+Engine = Literal["auto", "python", "compiled"]
+
+_CACHED_WORDS = 1 << 16
+_STREAM_CHARS = 1 << 14
+
+
+class BPETokenizer:
+    """A byte-level BPE tokenizer: any text in, ids out, and the same text back.
+
+    Build one with `train`, `from_merges`, `load`, `from_tokenizer_json` or `from_tiktoken`.
+
+    >>> tokenizer = BPETokenizer.train(["hug hug pug"], vocab_size=260, special_tokens=["<end>"])
+    >>> tokenizer.merges
+    [(b'u', b'g'), (b'h', b'ug'), (b'p', b'ug')]
+
+    Source: arXiv:1508.07909; on bytes: GPT-2 (Radford et al. 2019).  Taught in: 01_tokenizer_unicode.
+    """
+
+    vocab: dict[int, bytes]
+    """The bytes of every id, special tokens included."""
+    token_ids: dict[bytes, int]
+    """The id of every ordinary token."""
+    merges: list[Pair]
+    """The merges in the order in which they were learned, which is the order in which encoding tries them."""
+    special_tokens: dict[str, int]
+    """The id of every special token."""
+    pattern: Pattern
+    """The regular expression of a word, or several that cut one after another."""
+    normalization: str | None
+    """Normal form put on the text between special tokens before encoding; None, as trained, keeps the text as it is."""
+    whole_words: bool
+    """True when a word that is itself a token takes that id without merging, as tiktoken and Llama 3 have it."""
+
+    def __init__(
+        self,
+        token_ids: Mapping[bytes, int],
+        merges: Iterable[Pair],
+        special_tokens: Mapping[str, int],
+        pattern: Pattern = GPT2_PATTERN,
+        *,
+        normalization: str | None = None,
+        whole_words: bool = False,
+    ) -> None:
+        self.pattern = resolve_pattern(pattern)
+        self.merges = [(bytes(left), bytes(right)) for left, right in merges]
+        self.special_tokens = dict(special_tokens)
+        check_special_tokens(self.special_tokens)
+        if normalization is not None and normalization not in NORMAL_FORMS:
+            raise ValueError(f"normalization must be None or one of {', '.join(NORMAL_FORMS)}, got {normalization!r}")
+        self.normalization = normalization
+        self.whole_words = whole_words
+        self.token_ids = dict(token_ids)
+        self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        _check_tokens(self.token_ids, self.special_tokens, self.merges, self._ranks)
+        specials = {index: token.encode("utf-8") for token, index in self.special_tokens.items()}
+        self.vocab = dict(sorted({**{index: token for token, index in token_ids.items()}, **specials}.items()))
+        self._special_regex = special_token_regex(self.special_tokens)
+        self._words: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.vocab)
+
+    def __repr__(self) -> str:
+        return f"BPETokenizer({len(self)} tokens, {len(self.merges)} merges, {len(self.special_tokens)} special)"
+
+    @classmethod
+    def train(
+        cls,
+        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        vocab_size: int,
+        special_tokens: Iterable[str] = (),
+        pattern: Pattern | Sequence[str] = GPT2_PATTERN,
+        *,
+        engine: Engine = "auto",
+        num_workers: int | None = None,
+    ) -> BPETokenizer:
+        """A tokenizer of at most `vocab_size` tokens learned from texts; fewer when no pair is left to merge.
+
+        A str or Path is a UTF-8 file, read in pieces, so that it may be larger than memory; an iterable gives texts as str and
+        files as Path (a list of which every str names a file is a list of files). Each text is a document: no word crosses its
+        edges. Special tokens are never split, counted or merged. `engine` chooses the plain Python or the compiled twin
+        instead of by the size of the text, `num_workers` the number of threads or processes that count words.
+
+        >>> BPETokenizer.train(["aaaa"], vocab_size=300).merges  # no pair is left after two merges
+        [(b'a', b'a'), (b'aa', b'aa')]
+
+        Raises: ValueError for a vocabulary below the special tokens and 256 bytes, doubled special tokens, an empty source, or
+        a file that is not UTF-8; FileNotFoundError.
+        Source: arXiv:1508.07909, algorithm 1.  Taught in: 01_tokenizer_unicode.
+        """
+        special = check_special_tokens(special_tokens)
+        pattern = resolve_pattern(pattern)
+        least = len(special) + 256
+        if vocab_size < least:
+            raise ValueError(
+                f"vocab_size must be at least {least} ({len(special)} special tokens and 256 bytes), got {vocab_size}; "
+                "ask for more, each one above that is a merge"
+            )
+        merges = _learn(source, vocab_size - least, special, pattern)
+        token_ids = {bytes([byte]): len(special) + byte for byte in range(256)}
+        for left, right in merges:
+            token_ids.setdefault(left + right, len(special) + len(token_ids))
+        return cls(token_ids, merges, {token: index for index, token in enumerate(special)}, pattern)
+
+    @classmethod
+    def from_merges(
+        cls,
+        vocab: Mapping[int, bytes],
+        merges: Iterable[Pair],
+        special_tokens: Iterable[str] | Mapping[str, int] = (),
+        pattern: Pattern | Sequence[str] = GPT2_PATTERN,
+        *,
+        normalization: str | None = None,
+        whole_words: bool = False,
+    ) -> BPETokenizer:
+        """The tokenizer of a vocabulary and the merges that made it.
+
+        A special token keeps the id that has its bytes in `vocab`; one that is not there gets the next id after the largest.
+
+        Raises: ValueError when two ids have the same bytes or a merge joins or makes what is not in the vocabulary.
+        """
+        token_ids, special_ids = _divide_vocab(vocab, special_tokens)
+        return cls(
+            token_ids,
+            merges,
+            special_ids,
+            resolve_pattern(pattern),
+            normalization=normalization,
+            whole_words=whole_words,
+        )
+
+    def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
+        """The ids of a text. With `allow_special=False` the names of special tokens are ordinary text, as users' text should be.
+
+        >>> BPETokenizer.train(["low low"], vocab_size=258).encode("low!")
+        [257, 33]
+
+        Raises: ValueError for a lone surrogate, or a byte that has no id.
+        Taught in: 01_tokenizer_unicode.
+        """
+        ids: list[int] = []
+        for is_special, piece in pieces_of(text, self._special_regex if allow_special else None):
+            if is_special:
+                ids.append(self.special_tokens[piece])
+            else:
+                self._encode_words(piece, ids)
+        return ids
+
+    def encode_batch(
+        self, texts: Sequence[str], *, allow_special: bool = True, num_threads: int | None = None
+    ) -> list[list[int]]:
+        """The ids of each text."""
+        return [self.encode(text, allow_special=allow_special) for text in texts]
+
+    def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]:
+        """The ids of the joined chunks, one by one, in constant memory: the same as `encode("".join(chunks))`.
+
+        Lines of a file, fixed-size blocks or single characters may be chunks. For a pattern that is not one of PATTERNS the text
+        between special tokens is held until it is complete.
+
+        >>> tokenizer = BPETokenizer.train(["low low"], vocab_size=258)
+        >>> list(tokenizer.encode_iterable(["l", "ow", "!"]))
+        [257, 33]
+        """
+        for piece in safe_pieces(chunks, self.pattern, list(self.special_tokens), piece_chars=_STREAM_CHARS):
+            yield from self.encode(piece)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that the ids stand for, which need not be whole characters.
+
+        Raises: ValueError for an unknown id.
+        """
+        if hasattr(ids, "tolist"):
+            ids = ids.tolist()
+        ids = list(ids)
+        try:
+            return b"".join(map(self.vocab.__getitem__, ids))
+        except KeyError:
+            place = next(place for place, index in enumerate(ids) if index not in self.vocab)
+            raise ValueError(
+                f"unknown id {ids[place]!r} at position {place}; the vocabulary has {len(self)} ids up to {max(self.vocab)}"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that the ids stand for; bytes that are no UTF-8 become U+FFFD.
+
+        >>> BPETokenizer.train(["low low"], vocab_size=258).decode([257, 33, 0xC3])
+        'low!�'
+
+        Raises: ValueError for an unknown id.
+        Taught in: 01_tokenizer_unicode.
+        """
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def _encode_words(self, text: str, ids: list[int]) -> None:
+        cache = self._words
+        for word in words_of(normalize(text, self.normalization), self.pattern):
+            known = cache.get(word)
+            if known is None:
+                known = self._encode_word(encode_utf8(word))
+                if len(cache) >= _CACHED_WORDS:
+                    cache.clear()
+                cache[word] = known
+            ids += known
+
+    def _encode_word(self, word: bytes) -> list[int]:
+        if self.whole_words and word in self.token_ids:
+            return [self.token_ids[word]]
+        try:
+            return [self.token_ids[token] for token in bpe.encode_word(word, self._ranks)]
+        except KeyError as error:
+            raise ValueError(
+                f"byte {error.args[0]!r} of the word {word!r} has no id in this vocabulary; add all 256 bytes to it"
+            ) from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tokenizer as one JSON file that `load` reads."""
+        from llmcore.tokenizer.formats import write_native
+
+        write_native(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BPETokenizer:
+        """The tokenizer that `save` wrote.
+
+        Raises: FileNotFoundError; ValueError when the file is something else or damaged.
+        """
+        from llmcore.tokenizer.formats import read_native
+
+        return cls(**read_native(path))
+
+    def to_tokenizer_json(self, path: str | os.PathLike[str]) -> None:
+        """Write a Hugging Face `tokenizer.json`, which gives the same ids when `tokenizers` or `transformers` load it.
+
+        Raises: ValueError when a special token reads like an ordinary token in that format.
+        """
+        from llmcore.tokenizer.formats import write_tokenizer_json
+
+        write_tokenizer_json(self, path)
+
+    @classmethod
+    def from_tokenizer_json(cls, path: str | os.PathLike[str]) -> BPETokenizer:
+        """The tokenizer of a Hugging Face `tokenizer.json` that holds a byte-level BPE.
+
+        Ids equal those of `tokenizers` with `add_special_tokens=False`.
+
+        Raises: FileNotFoundError; ValueError naming the part that this class cannot do.
+        """
+        from llmcore.tokenizer.formats import read_tokenizer_json
+
+        return cls(**read_tokenizer_json(path))
+
+    def to_tiktoken(self, path: str | os.PathLike[str]) -> None:
+        """Write a tiktoken rank file: base64 of each ordinary token and its id. Special tokens are not part of that format.
+
+        Raises: ValueError when the ids do not rise with the merges, which the format takes for granted.
+        """
+        from llmcore.tokenizer.formats import write_tiktoken
+
+        write_tiktoken(self, path)
+
+    @classmethod
+    def from_tiktoken(
+        cls,
+        path: str | os.PathLike[str],
+        special_tokens: Mapping[str, int] | Iterable[str] = (),
+        pattern: Pattern | Sequence[str] = CL100K_PATTERN,
+    ) -> BPETokenizer:
+        """The tokenizer of a tiktoken rank file, with the special tokens and the pattern that the file does not hold.
+
+        Special tokens without ids get the ones after the largest rank.
+
+        Raises: FileNotFoundError; ValueError for a line that is not base64 and a rank.
+        """
+        from llmcore.tokenizer.formats import read_tiktoken
+
+        token_ids, merges = read_tiktoken(path)
+        special = _number_special(special_tokens, 1 + max(token_ids.values(), default=-1))
+        return cls(token_ids, merges, special, resolve_pattern(pattern), whole_words=True)
+
+
+def _learn(source, num_merges, special, pattern) -> list[Pair]:
+    counts: Counter[bytes] = Counter()
+    empty = True
+    for document in sources_of(source):
+        chunks = read_text(document) if isinstance(document, Path) else [document]
+        for piece in safe_pieces(chunks, pattern, special):
+            empty = False
+            counts.update(count_words(piece, pattern, special))
+    if empty:
+        raise ValueError("the training source holds no text; pass a file or texts that are not empty")
+    return bpe.learn_merges(counts, num_merges)
+
+
+def _number_special(special_tokens: Mapping[str, int] | Iterable[str], first_id: int) -> dict[str, int]:
+    if isinstance(special_tokens, Mapping):
+        return dict(special_tokens)
+    return {token: first_id + place for place, token in enumerate(check_special_tokens(special_tokens))}
+
+
+def _divide_vocab(
+    vocab: Mapping[int, bytes], special_tokens: Iterable[str] | Mapping[str, int]
+) -> tuple[dict[bytes, int], dict[str, int]]:
+    """Ordinary tokens and special tokens of a vocabulary, each with its id."""
+    ids_of: dict[bytes, list[int]] = {}
+    for index, token in sorted(vocab.items()):
+        ids_of.setdefault(bytes(token), []).append(index)
+    special: dict[str, int] = {}
+    if isinstance(special_tokens, Mapping):
+        special = dict(special_tokens)
+    else:
+        next_id = max(vocab, default=-1) + 1
+        for token in check_special_tokens(special_tokens):
+            known = ids_of.get(token.encode("utf-8"), [])
+            if len(known) == 1 and len(token.encode("utf-8")) == 1:
+                known = []  # that id is the byte itself
+            if known:
+                special[token] = known[0]
+            else:
+                special[token], next_id = next_id, next_id + 1
+    taken = set(special.values())
+    token_ids: dict[bytes, int] = {}
+    for token, ids in ids_of.items():
+        ordinary = [index for index in ids if index not in taken]
+        if len(ordinary) > 1:
+            raise ValueError(f"ids {ordinary[0]} and {ordinary[1]} both stand for {token!r}; a token must have one id")
+        if ordinary:
+            token_ids[token] = ordinary[0]
+    return token_ids, special
+
+
+def _check_tokens(
+    token_ids: Mapping[bytes, int], special_tokens: Mapping[str, int], merges: Sequence[Pair], ranks: Mapping[Pair, int]
+) -> None:
+    if len(ranks) < len(merges):
+        doubled = next(rank for rank, pair in enumerate(merges) if ranks[pair] != rank)
+        raise ValueError(f"merge {doubled} {merges[doubled]!r} is listed twice; keep the first")
+    used: dict[int, str | bytes] = {}
+    for token, index in [*special_tokens.items(), *token_ids.items()]:
+        if index in used:
+            raise ValueError(f"id {index} stands for both {used[index]!r} and {token!r}; every token needs its own id")
+        if index < 0 or not token:
+            raise ValueError(f"tokens must not be empty and ids not negative, got {token!r} with id {index}")
+        used[index] = token
+    for rank, (left, right) in enumerate(merges):
+        missing = next((token for token in (left, right, left + right) if token not in token_ids), None)
+        if missing is not None:
+            raise ValueError(
+                f"merge {rank} ({left!r}, {right!r}) needs the token {missing!r}, which is not in the vocabulary; "
+                "vocabulary and merges must come from the same training"
+            )

@@ -1,0 +1,65 @@
+import os
+
+import pytest
+
+from grader import exchange
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    path = tmp_path / "mine.ipynb"
+    path.write_text('{"cells": []}')
+    return path
+
+
+def test_the_newest_hand_in_of_each_student_is_collected_once(small_root, notebook):
+    exchange.submit(small_root, "01_sums", notebook, "ada")
+    notebook.write_text('{"cells": [1]}')
+    exchange.submit(small_root, "01_sums", notebook, "ada")
+    exchange.submit(small_root, "01_sums", notebook, "bao")
+    assert exchange.collect(small_root, "01_sums") == (["ada", "bao"], [])
+    assert (small_root / "submitted/ada/01_sums/01_sums.ipynb").read_text() == '{"cells": [1]}'
+    assert exchange.collect(small_root, "01_sums") == ([], ["ada", "bao"])
+    assert exchange.submitted(small_root, "01_sums") == ["ada", "bao"]
+    assert exchange.timestamp(small_root, "ada", "01_sums").endswith("UTC")
+
+
+def test_a_time_written_by_a_learner_does_not_count(small_root, notebook):
+    folder = exchange.submit(small_root, "01_sums", notebook, "ada")
+    (folder / "timestamp.txt").write_text("1999-01-01 00:00:00 UTC")
+    exchange.collect(small_root, "01_sums")
+    assert not exchange.timestamp(small_root, "ada", "01_sums").startswith("1999")
+
+
+def test_a_link_in_a_hand_in_is_copied_as_a_link_and_never_followed(small_root, notebook, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    folder = exchange.submit(small_root, "01_sums", notebook, "ada")
+    (folder / "01_sums.ipynb").unlink()
+    os.symlink(secret, folder / "01_sums.ipynb")
+    os.remove(folder / "timestamp.txt")
+    os.symlink(secret, folder / "timestamp.txt")
+    exchange.collect(small_root, "01_sums")
+    assert (small_root / "submitted/ada/01_sums/01_sums.ipynb").is_symlink()
+    assert secret.read_text() == "secret"
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "a+b", "-x", "x" * 65, "\u202e"])
+def test_names_that_no_folder_should_have_are_refused(small_root, notebook, name):
+    with pytest.raises(ValueError, match="student's name"):
+        exchange.submit(small_root, "01_sums", notebook, name)
+
+
+def test_a_missing_or_huge_notebook_is_refused(small_root, notebook, monkeypatch, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no notebook"):
+        exchange.submit(small_root, "01_sums", tmp_path / "none.ipynb", "ada")
+    monkeypatch.setattr(exchange, "MAX_NOTEBOOK_BYTES", 3)
+    with pytest.raises(ValueError, match="clear its outputs"):
+        exchange.submit(small_root, "01_sums", notebook, "ada")
+
+
+def test_nbgrader_reads_the_names_of_hand_ins(small_root, notebook):
+    folder = exchange.submit(small_root, "01_sums", notebook, "ada")
+    student, assignment, time, random = folder.name.split("+")
+    assert (student, assignment, bool(time), bool(random)) == ("ada", "01_sums", True, True)
+    assert folder.parent == small_root / "exchange" / "llm_principles" / "inbound"

@@ -1,0 +1,5 @@
+# what: returns more items than a frame may hold
+# expect: error
+# seconds: 4
+def softmax(x, dim=-1):
+    return [0.5] * 10**6

@@ -1,0 +1,8 @@
+# what: hangs inside one call of native code
+# expect: timed_out
+# seconds: 0.4
+import re
+
+
+def softmax(x, dim=-1):
+    re.match("(a+)+$", "a" * 64 + "b")

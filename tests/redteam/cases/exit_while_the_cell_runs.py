@@ -1,0 +1,6 @@
+# what: ends the process before there is a function
+# expect: crashed
+# ends: exit code 0
+import os
+
+os._exit(0)

@@ -1,0 +1,5 @@
+# what: gives the right values and overwrites its input with them
+# expect: failed
+def softmax(x, dim=-1):
+    x.copy_(right(x, dim))
+    return x

@@ -1,0 +1,10 @@
+# what: closes its standard output and error
+# expect: failed
+import os
+
+os.close(1)
+os.close(2)
+
+
+def softmax(x, dim=-1):
+    return x * 0

@@ -1,0 +1,4 @@
+# what: prints one line of 100 MB
+# expect: output_limit
+def softmax(x, dim=-1):
+    print("x" * 10**8)

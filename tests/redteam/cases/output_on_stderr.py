@@ -1,0 +1,8 @@
+# what: floods standard error
+# expect: output_limit
+import os
+
+
+def softmax(x, dim=-1):
+    while True:
+        os.write(2, b"x" * 65536)

@@ -1,0 +1,4 @@
+# what: floods before it is asked anything
+# expect: output_limit
+while True:
+    print("x" * 1000)

@@ -1,0 +1,10 @@
+# what: closes the pipe on which it is asked and lives on
+# expect: crashed
+# ends: closed its pipe
+import os
+import time
+
+
+def softmax(x, dim=-1):
+    os.close(3)
+    time.sleep(1000)

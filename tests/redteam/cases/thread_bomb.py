@@ -1,0 +1,11 @@
+# what: starts threads without end
+# expect: error failed
+# seconds: 2
+import threading
+import time
+
+
+def softmax(x, dim=-1):
+    for _ in range(100_000):
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    return right(x, dim)

@@ -1,0 +1,9 @@
+# what: takes a little of its time in every call
+# expect: timed_out
+# seconds: 0.5
+import time
+
+
+def softmax(x, dim=-1):
+    time.sleep(0.2)
+    return right(x, dim)

@@ -1,0 +1,7 @@
+# what: reaches the withheld routine through a name put together at run time
+# expect: policy
+import torch
+
+
+def softmax(x, dim=-1):
+    return getattr(torch, "soft" + "max")(x, dim)

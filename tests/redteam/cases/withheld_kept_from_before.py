@@ -1,0 +1,9 @@
+# what: keeps the withheld routine when its cell is run
+# expect: policy error
+import torch
+
+kept = getattr(torch, "soft" + "max")
+
+
+def softmax(x, dim=-1):
+    return kept(x, dim)
