@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 import torch
@@ -69,17 +69,18 @@ def answer_of(
     grad: Sequence[int | str] = (),
     cotangents: Sequence[Tensor] = (),
     ours: Sequence[str] = (),
+    quiet: bool = True,
 ) -> Answer:
     """Calls `function` on arguments that are already its own copies, and says what came of it.
 
-    Gradients are of sum(output * cotangent) over the floating outputs. Prints are swallowed. `ours` lists file-name endings
-    whose lines are left out of `error_lines`.
+    Gradients are of sum(output * cotangent) over the floating outputs. `quiet` swallows prints; the sandbox
+    counts them outside instead. `ours` lists file-name endings whose lines are left out of `error_lines`.
     """
     wanted = [args[g] if isinstance(g, int) else kwargs[g] for g in grad]
     for tensor in wanted:
         tensor.requires_grad_(True)
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()) if quiet else nullcontext():
             value = function(*args, **kwargs)
             grads = _gradients(value, wanted, cotangents) if grad else []
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from grader.exercise import DEFAULT_TOLERANCE, Close
+from grader.wire import Handle
 
 MAX_BRIEF = 220
 
@@ -185,7 +186,7 @@ def kind_of(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, bool | int | float | str | bytes):
         return f"{type(value).__name__} {brief(value)}"
-    return f"an object of type {type(value).__name__}"
+    return f"an object of type {value.type_name if isinstance(value, Handle) else type(value).__name__}"
 
 
 def brief(value: Any, limit: int = MAX_BRIEF) -> str:

@@ -143,11 +143,12 @@ def run(source: Path, target: Path, workers: int, say: Callable[[str], None]) ->
         grade_assignment(root, slug, workers=workers, unsafe_local=unsafe)
         seconds = time.perf_counter() - start
         rows = {r.student: r for r in bridge.rows(root, slug)}
+        possible = sum(chapter.points.values())
         table = Table(
             "student",
             "handed in",
             "score",
-            "of",
+            "%",
             "feedback names",
             title=f"{slug}: {len(class_)} submissions in {seconds:.1f} s, {walls}",
             title_justify="left",
@@ -164,9 +165,15 @@ def run(source: Path, target: Path, workers: int, say: Callable[[str], None]) ->
                 if lost
                 else ""
             )
-            row = rows[plant.student]
-            table.add_row(plant.student, plant.what, f"{row.score:g}", f"{row.max_score:g}", told)
+            score = sum(points for name, points in rows[plant.student].cells.items() if name.startswith("judge_"))
+            table.add_row(
+                plant.student, plant.what, f"{score:g} of {possible:g}", f"{100 * score / possible:.0f}", told
+            )
         out.print(table)
+        if chapter.manual:
+            out.print(
+                f"{sum(chapter.manual.values()):g} points more are for a person to give: {', '.join(chapter.manual)}"
+            )
     say(f"Feedback pages: {root / 'feedback'}; gradebook: {root / 'gradebook.db'} (nbgrader's own format)")
     return faults
 

@@ -32,6 +32,8 @@ from grader.policy import scan
 from grader.sandbox import Walls, find_walls
 from grader.worker import InfrastructureError, SandboxStudent, WarmWorker
 
+INFRASTRUCTURE_TRIES = 3
+"""How often one exercise is judged when the grader itself fails on it; then a person must look."""
 CANARY_MISTAKES = 2
 """Planted mistakes of each chapter that every run must catch before it touches a grade."""
 
@@ -159,13 +161,19 @@ def _judge_with(
     seed: int,
 ) -> Verdict:
     limits = Limits(seconds=exercise.seconds)
-    try:
-        with worker.session(chapter.given, cells, replace, exercise.forbids, exercise.all_functions, limits) as student:
-            verdict = _did_not_load(exercise, student, seed) or judge(chapter, exercise, student, seed)
-    except InfrastructureError as error:
-        return Verdict(exercise=exercise.name, outcome=Outcome.INFRASTRUCTURE, seed=seed, notes=[str(error)])
-    if verdict.outcome in ENDED and student.end_text:
-        verdict.notes.append(f"{student.end_text}.")
+    verdict = Verdict(exercise=exercise.name, outcome=Outcome.INFRASTRUCTURE, seed=seed)
+    for _ in range(INFRASTRUCTURE_TRIES):
+        try:
+            with worker.session(
+                chapter.given, cells, replace, exercise.forbids, exercise.all_functions, limits
+            ) as student:
+                verdict = _did_not_load(exercise, student, seed) or judge(chapter, exercise, student, seed)
+                if verdict.outcome in ENDED and student.end_text:
+                    verdict.notes.append(f"{student.end_text}.")
+        except InfrastructureError as error:
+            verdict = Verdict(exercise=exercise.name, outcome=Outcome.INFRASTRUCTURE, seed=seed, notes=[str(error)])
+        if verdict.outcome is not Outcome.INFRASTRUCTURE:
+            break
     return verdict
 
 
@@ -175,9 +183,11 @@ def _did_not_load(exercise: Exercise, student: SandboxStudent, seed: int) -> Ver
     if student.outcome is not None:
         verdict.outcome = student.outcome
         return verdict
-    if ours := next((e for name, e in student.errors.items() if name.startswith("given")), None):
+    if ours := next((e for name, e in student.errors.items() if name.startswith(("given", "solution"))), None):
         verdict.outcome = Outcome.INFRASTRUCTURE
-        verdict.notes.append(f"a given cell of the chapter does not run in the sandbox: {ours.error.split(' < ')[0]}: {ours.text}")
+        verdict.notes.append(
+            f"a cell of the chapter's own does not run in the sandbox: {ours.error.split(' < ')[0]}: {ours.text}"
+        )
         return verdict
     if error := student.errors.get(exercise.name):
         kind = error.error.split(" < ")[0]

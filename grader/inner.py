@@ -1,9 +1,9 @@
 """The inner wall: one submission's process, alone in its namespaces, with its own small disk, limits and system-call filter.
 
-`fork` is called in the warm worker, which already stands behind the outer wall (`grader.sandbox`), and makes two processes. The first
-leaves the worker's namespaces and waits; the second is process 1 of the new ones and runs the learner's code after, in this
-order: own session, private mounts (a size- and inode-limited `/box`, an empty `/proc`), resource limits, no capabilities, no new
-privileges, the filter, every descriptor closed but its own. When process 1 ends, the kernel ends all that it started.
+The worker, which already stands behind the outer wall (`grader.sandbox`), calls `settle` once and `fork` for each submission. The forked
+process is process 1 of its own process namespace and, before it runs the learner's code, leaves the worker's other namespaces for
+its own, mounts a size- and inode-limited `/box` and an empty `/proc`, sets its resource limits, gives up all capabilities and the way
+to new ones, closes every descriptor but its own, and puts on the system-call filter. When it ends, the kernel ends all that it started.
 
 The filter refuses new processes altogether, so that the limits of one process are the limits of the submission: no fork bomb, no
 daemon, no memory hidden in children, no set-uid program. Threads are allowed and count. Nothing here is Linux-only at import.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import resource
 import signal
@@ -55,7 +56,7 @@ class WallError(OSError):
 
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET, _CLONE_THREAD = 0x10000000, 0x20000000, 0x40000000, 0x00010000
-_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWCGROUP | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWPID | _CLONE_NEWNET
+_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWCGROUP | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
@@ -83,20 +84,29 @@ def _new_user_namespace(also: int, inside: int) -> None:
             file.write(text)
 
 
-def leave_root() -> None:
-    """For a worker started by root: becomes nobody for good, in a user namespace of its own, without capabilities."""
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
-    _prctl(_PR_SET_DUMPABLE, 1)  # changing the user made /proc/self unwritable
-    _new_user_namespace(0, NOBODY)
-    _drop_capabilities()
+def settle() -> None:
+    """Makes this process the warm worker behind walls: process 1 of a process namespace of its own, in a user namespace of its own.
+
+    Root becomes nobody first, for good. Returns in the worker; the process that it was called in waits and ends as the worker does.
+    To be called before anything large is imported.
+    """
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        _prctl(_PR_SET_DUMPABLE, 1)  # changing the user made /proc/self unwritable
+    _new_user_namespace(_CLONE_NEWPID, NOBODY)
+    if pid := os.fork():
+        os.closerange(3, 1 << 16)  # the pipe among them: who waits at its other end must see the worker die
+        _, status = os.waitpid(pid, 0)
+        os._exit(abs(os.waitstatus_to_exitcode(status)) & 0xFF)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    filter_program(os.uname().machine)  # made once, and inherited by every fork
 
 
 def try_out() -> None:
     """Puts up the inner wall once around nothing. Raises: WallError when it does not stand."""
-    if os.geteuid() == 0:
-        leave_root()
+    settle()
     read, write = os.pipe()
     pid = fork(lambda: os.write(3, b"ok"), (write, 2), Limits(), walls=True)
     os.close(write)
@@ -107,77 +117,60 @@ def try_out() -> None:
 
 
 def fork(child: Callable[[], Any], keep: tuple[int, int], limits: Limits, walls: bool) -> int:
-    """The process id of the waiting process; its exit status is that of the process that ran `child`.
+    """The id of a new process that runs `child` and ends; with walls, behind them, in a worker that has settled.
 
     `keep` are the descriptors for data and for output; `child` finds them as 3 and as 1 and 2. Without walls the process is
     a plain child with resource limits.
     """
-    pid = os.fork()
+    in_use = _memory_in_use()
+    pid = _fork_into_new_namespace() if walls else os.fork()
     if pid:
         return pid
-    status = 125
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        status = _behind_walls(child, keep, limits) if walls else _in_the_open(child, keep, limits)
+        if sys.platform.startswith("linux"):
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()  # else kill(0, SIGKILL) would reach the worker's process group
+        if walls:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("1000")  # when the machine runs out of memory, this process goes first
+            _new_user_namespace(_NAMESPACES, STUDENT_UID)
+            _private_mounts(limits)
+        _set_limits(limits, *in_use)
+        if walls:
+            _drop_capabilities()
+        _only_descriptors(*keep)
+        if walls:
+            _filter_system_calls()
     except BaseException as error:
         _complain("the inner wall failed", error)
+        os._exit(125)
+    try:
+        child()
+        os._exit(0)
+    except BaseException as error:
+        _complain("the runner stopped", error)
     finally:
-        os._exit(status)
+        os._exit(1)
+
+
+def _fork_into_new_namespace() -> int:
+    """Forks so that the child is process 1 of a new process namespace; this process itself stays where it is."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    _check(_libc.unshare(_CLONE_NEWPID), "unshare")
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:  # a second unshare is only granted from where the first began
+            _check(_libc.setns(own, _CLONE_NEWPID), "setns")
+        os.close(own)
+    return pid
 
 
 def _complain(what: str, error: BaseException) -> None:
     os.write(2, f"{what}: {type(error).__name__}: {error}\n".encode(errors="replace"))
-
-
-def _in_the_open(child: Callable[[], Any], keep: tuple[int, int], limits: Limits) -> int:
-    if sys.platform.startswith("linux"):
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.setsid()
-    _set_limits(limits, *_memory_in_use())
-    _only_descriptors(*keep)
-    return _run(child)
-
-
-def _run(child: Callable[[], Any]) -> int:
-    try:
-        child()
-        return 0
-    except BaseException as error:
-        _complain("the runner stopped", error)
-        return 1
-
-
-def _behind_walls(child: Callable[[], Any], keep: tuple[int, int], limits: Limits) -> int:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # when the machine runs out of memory, this process goes first
-    _new_user_namespace(_NAMESPACES, STUDENT_UID)
-    first = os.fork()
-    if first == 0:
-        try:
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.setsid()  # else kill(0, SIGKILL) would reach the worker's process group
-            in_use = _memory_in_use()
-            _private_mounts(limits)
-            _set_limits(limits, *in_use)
-            _drop_capabilities()
-            _only_descriptors(*keep)
-            _filter_system_calls()
-        except BaseException as error:
-            _complain("the inner wall failed", error)
-            os._exit(125)
-        os._exit(_run(child))
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(first, signal.SIGKILL))
-    os.closerange(3, 1 << 16)  # the worker's own pipe among them: who waits at its other end must see the worker die
-    _, status = os.waitpid(first, 0)
-    if os.WIFSIGNALED(status):  # end the same way, so that the worker sees the signal
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [os.WTERMSIG(status)])
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if os.WTERMSIG(status) != signal.SIGKILL:
-            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
-        os.kill(os.getpid(), os.WTERMSIG(status))
-    return os.waitstatus_to_exitcode(status)
 
 
 def _private_mounts(limits: Limits) -> None:
@@ -290,6 +283,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARG0, _OFFSET_ARG1 = 0, 4, 16, 24
 
 
+@functools.cache
 def filter_program(machine: str) -> bytes:
     """The filter as classic BPF for `machine` ("x86_64" or "aarch64"): what is not refused is allowed.
 

@@ -375,7 +375,7 @@ def _answers_alike(one: Answer, other: Answer, close: Close) -> bool:
 def _values_alike(one: Any, other: Any, close: Close) -> bool:
     with suppress(Exception):
         return difference(one, other, close) is None or (
-            type(one) is type(other) and kind_of(one).startswith("an object")
+            kind_of(one).startswith("an object") and kind_of(one) == kind_of(other)
         )
     return False
 

@@ -39,9 +39,14 @@ def settings(folder: Path, *, instructor: bool) -> Path:
         disabled |= {f"@jupyter/nbgrader:{panel}": True for panel in _INSTRUCTOR_PANELS}
     servers |= {f"nbgrader.server_extensions.{name}": instructor for name in _INSTRUCTOR_SERVERS}
     notices = {"checkForUpdates": False, "doNotDisturbMode": True, "fetchNews": "false"}
+    overrides = {
+        "@jupyterlab/apputils-extension:notification": notices,
+        # Cells out of sight stay on the page: scrolling does not jump, and a figure keeps the state of its sliders.
+        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    }
     files = {
         "labconfig/page_config.json": {"disabledExtensions": disabled},
-        "labconfig/default_setting_overrides.json": {"@jupyterlab/apputils-extension:notification": notices},
+        "labconfig/default_setting_overrides.json": overrides,
         "jupyter_server_config.json": {"ServerApp": {"jpserver_extensions": servers}},
     }
     for name, content in files.items():
@@ -51,7 +56,7 @@ def settings(folder: Path, *, instructor: bool) -> Path:
     return folder
 
 
-def command(root: Path, *, ip: str, port: int, token: str, page: str) -> list[str]:
+def command(root: Path, *, ip: str, port: int, page: str) -> list[str]:
     """The command line that serves `root`. The token travels in the environment, where other users cannot read it."""
     options = {
         "ServerApp.root_dir": str(root),
@@ -81,6 +86,11 @@ def free_port(ip: str, wanted: int) -> int:
             probe.bind((ip, port))
             return probe.getsockname()[1]
     raise OSError(f"ports {wanted} to {wanted + 19} are all taken; name another with --port")
+
+
+def address(ip: str, port: int) -> str:
+    """Where a browser on this machine finds a server that listens on `ip`."""
+    return f"http://{'127.0.0.1' if ip in ('0.0.0.0', '', '::') else ip}:{port}"
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, token: str) -> bool:
@@ -133,15 +143,14 @@ def main(argv: list[str] | None = None) -> int:
         "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
-    arguments = command(root, ip=options.ip, port=port, token=token, page=page)
+    arguments = command(root, ip=options.ip, port=port, page=page)
     process = subprocess.Popen(arguments, cwd=root, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     return _serve(process, options.ip, port, token, page, browse=not options.no_open)
 
 
 def _serve(process: subprocess.Popen[bytes], ip: str, port: int, token: str, page: str, *, browse: bool) -> int:
-    here = "127.0.0.1" if ip in ("0.0.0.0", "", "::") else ip
-    base = f"http://{here}:{port}"
+    base = address(ip, port)
     try:
         if not wait_until_ready(process, base, token):
             process.terminate()

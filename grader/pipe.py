@@ -29,7 +29,7 @@ class Child:
     """One forked process as the worker's client sees it: two pipes and a number."""
 
     def __init__(self, number: int, limits: Limits) -> None:
-        self.number, self.limits = number, limits
+        self.number, self.limits, self.cpu_seconds = number, limits, limits.cpu_seconds
         self.data, self.far_data = socket.socketpair()
         self.output, self.far_output = os.pipe()
         self.data.setblocking(False)
@@ -80,7 +80,7 @@ class Exchange:
                 waiting.register(data, watched := wanted)
             left = self.deadline - time.monotonic()
             ready = dict(waiting.poll(max(0.0, left) * 1000))
-            if not ready and left <= 0:
+            if left <= 0:  # also when it still sends or prints a little now and then
                 raise Ended(Outcome.TIMED_OUT, "it did not finish in time")
             if self.child.output in ready and not self._drain():
                 waiting.unregister(self.child.output)

@@ -1,7 +1,7 @@
 """What runs in the sandbox: a warm worker that forks, and in each fork the learner's code, answering calls with data.
 
 This file, `inner`, `wire`, `calling`, `policy` and `exercise` are all of the grader that a sandbox can see. None of them knows a
-chapter, a reference or an expected value. Run as a program by `grader.sandbox`: `runner.py DESCRIPTOR WALLS MODULE...`.
+chapter, a reference or an expected value. `grader.sandbox` starts a Python that settles (`inner.settle`) and calls `main`.
 """
 
 from __future__ import annotations
@@ -21,30 +21,24 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":  # started by path, so that nothing else of the package is needed
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
 from grader import calling, inner, policy, wire
 from grader.exercise import Answer, Code
 
-# Prints go to the output pipe, where the supervisor counts them, and not into memory.
-calling.redirect_stdout = lambda target: contextlib.nullcontext()  # type: ignore[assignment]
-
 DATA_DESCRIPTOR = 3
 MAX_HANDLES = 10_000
 
 
 def main(arguments: list[str]) -> None:
-    """The warm worker: says it is ready, then forks for each request until the pipe closes."""
+    """The warm worker: says it is ready, then forks for each request until the pipe closes.
+
+    `arguments`: the pipe's descriptor, "walls" or "open", then modules to import beforehand.
+    """
     control = socket.socket(fileno=int(arguments[0]))
     walls = arguments[1] == "walls"
-    if walls and os.geteuid() == 0:
-        inner.leave_root()
     for name in arguments[2:]:
         importlib.import_module(name)
     torch.set_num_threads(1)
@@ -128,8 +122,7 @@ class _Worker:
         elif request["do"] == "kill":
             for pid, session in self.children.items():
                 if session == request["session"]:
-                    # The waiting process behind walls passes it on, reaps, and so accounts for what was used.
-                    os.kill(pid, signal.SIGTERM if self.walls else signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
 
     def reap(self) -> None:
         while self.children:
@@ -268,7 +261,7 @@ class _Submission:
         try:
             args, kwargs = _built(args), _built(kwargs)
             with self.withheld:
-                return _body(calling.answer_of(function, args, kwargs, grad, cotangents))
+                return _body(calling.answer_of(function, args, kwargs, grad, cotangents, quiet=False))
         except BaseException as error:
             return _body(
                 Answer(error=calling.error_name(error), error_text=_text(error), error_lines=calling.own_lines(error))
@@ -328,7 +321,3 @@ def _install_stubs(module: types.ModuleType) -> None:
 
     for name in ("check", "grade", "progress"):
         setattr(grader, name, nothing)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

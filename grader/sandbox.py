@@ -2,7 +2,7 @@
 
 `find_walls` says what this machine offers, or refuses with what to do. `start` starts a worker behind them. Inside, the worker has
 its own user, process, network, mount, IPC, UTS and cgroup namespaces, an empty environment, no home, no terminal, no /tmp; it sees
-/usr, the Python environment and six files of this package. The submission's own process stands behind a second wall, `grader.inner`.
+/usr, the Python environment and the few files of this package that it runs. The submission's own process stands behind a second wall, `grader.inner`.
 
 `Walls.none()` starts the same worker as a plain subprocess: for one's own machine, never for other people's code.
 """
@@ -76,7 +76,7 @@ def find_walls() -> Walls:
     complaints = []
     for as_root in (True, False) if os.geteuid() == 0 else (False,):
         walls = Walls("bubblewrap", version, bwrap, as_root)
-        inside, _ = _inside(walls)
+        inside = _inside()
         trial = f"import sys; sys.path.insert(0, {INSIDE!r}); from grader import inner; inner.try_out()"
         command = [*_outer(walls), *inside, "--", sys.executable, "-I", "-S", "-B", "-c", trial]
         tried = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
@@ -121,20 +121,13 @@ def _outer(walls: Walls) -> list[str]:
     else:
         spaces += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
     arguments = [
-        walls.bwrap,
-        *spaces,
-        *rights,
-        "--die-with-parent",
-        "--new-session",
-        "--clearenv",
-        "--hostname",
-        "sandbox",
+        *(walls.bwrap, *spaces, *rights),
+        *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"),
     ]
     arguments += ["--ro-bind", "/usr", "/usr"]
-    if (project := Path(__file__).resolve().parent.parent).is_relative_to(
-        "/usr"
-    ) and project.name not in _PACKAGE_FOLDERS:
-        arguments += ["--tmpfs", str(project)]
+    project = Path(__file__).resolve().parent.parent
+    if project.is_relative_to("/usr") and project.name not in _PACKAGE_FOLDERS:
+        arguments += ["--tmpfs", str(project), "--remount-ro", str(project)]
     for folder in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         path = Path(folder)
         if path.is_symlink():
@@ -163,8 +156,8 @@ def _environment_folders() -> tuple[list[Path], list[Path]]:
     return folders, sorted(packages)
 
 
-def _inside(walls: Walls) -> tuple[list[str], str]:
-    """(bubblewrap's arguments for the Python environment and our files, the runner's path inside)."""
+def _inside() -> list[str]:
+    """bubblewrap's arguments for the Python environment and our files."""
     folders, packages = _environment_folders()
     arguments: list[str] = []
     here = Path(__file__).resolve().parent
@@ -177,7 +170,9 @@ def _inside(walls: Walls) -> tuple[list[str], str]:
             raise NoWalls(
                 f"Python's own folder {folder} holds the course; make a virtual environment beside it, or inside it"
             )
-        for parent in [*reversed(folder.parents)][1:]:  # made readable: the worker is no longer root when it looks there
+        for parent in [*reversed(folder.parents)][
+            1:
+        ]:  # made readable: the worker is no longer root when it looks there
             arguments += ["--perms", "0755", "--dir", str(parent)]
         arguments += ["--ro-bind", str(folder), str(folder)]
     for folder in packages:
@@ -186,7 +181,7 @@ def _inside(walls: Walls) -> tuple[list[str], str]:
                 arguments += ["--tmpfs", str(folder / name), "--remount-ro", str(folder / name)]
     for name in RUNNER_FILES:
         arguments += ["--ro-bind", str(here / name), f"{INSIDE}/grader/{name}"]
-    return [*arguments, "--remount-ro", "/"], f"{INSIDE}/grader/runner.py"
+    return [*arguments, "--remount-ro", "/"]
 
 
 def _variables(packages: list[Path], home: str) -> dict[str, str]:
@@ -254,15 +249,17 @@ def start(walls: Walls, modules: tuple[str, ...] = ()) -> Process:
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 - Process.close closes it
     _, packages = _environment_folders()
     if walls.kind == "none":
-        runner, before = str(Path(__file__).resolve().parent / "runner.py"), []
+        where, before = str(Path(__file__).resolve().parent.parent), []
         variables = _variables(packages, tempfile.gettempdir())
     else:
-        arguments, runner = _inside(walls)
+        arguments, where = _inside(), INSIDE
         variables = _variables(packages, "/box")
         settings = [word for name, value in variables.items() for word in ("--setenv", name, value)]
         before = [*_outer(walls), *arguments, *settings, "--"]
     kind = "walls" if walls.kind != "none" else "open"
-    command = [*before, sys.executable, "-P", runner, str(theirs.fileno()), kind, *modules]
+    settle = "" if walls.kind == "none" else "from grader import inner; inner.settle(); "
+    begin = f"import sys; sys.path.insert(0, {where!r}); {settle}from grader.runner import main; main(sys.argv[1:])"
+    command = [*before, sys.executable, "-P", "-c", begin, str(theirs.fileno()), kind, *modules]
     try:
         process = (
             _lasting_thread()

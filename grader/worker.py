@@ -19,7 +19,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -101,7 +101,7 @@ class WarmWorker:
         if self._process is not None:
             return
         self._process = sandbox.start(self.walls, self.modules)
-        self._process.control.setblocking(False)
+        self._process.control.settimeout(FORK_SECONDS)
         self._forks, self._first_bytes, self._text = 0, 0, b""
         deadline = time.monotonic() + START_SECONDS
         while not self.versions:
@@ -153,23 +153,23 @@ class WarmWorker:
         functions: list[str],
         limits: Limits,
     ) -> SandboxStudent:
-        for attempt in range(TRIES):
+        body = {"given": given, "cells": cells, "replace": replace, "forbids": forbids, "functions": functions}
+        reason = ""
+        for _ in range(TRIES):
             try:
                 student = SandboxStudent(self, self._take(limits))
-                student.load(
-                    {"given": given, "cells": cells, "replace": replace, "forbids": forbids, "functions": functions}
-                )
+            except (InfrastructureError, OSError) as error:
+                reason = str(error)
+            else:
+                student.load(body)
                 if student.outcome is not Outcome.INFRASTRUCTURE:
-                    self._spare = self._fork(limits)  # the next session's process, made while this one is judged
+                    with contextlib.suppress(InfrastructureError, OSError):
+                        self._spare = self._fork(limits)  # the next session's process, made while this one is judged
                     return student
                 student.close()
                 reason = student.end_text
-            except (InfrastructureError, OSError) as error:
-                reason = str(error)
             self.close()
-            if attempt == TRIES - 1:
-                raise InfrastructureError(reason)
-        raise AssertionError("unreachable")
+        raise InfrastructureError(reason)
 
     def _take(self, limits: Limits) -> Child:
         """A process that stands ready behind its walls."""
@@ -181,7 +181,13 @@ class WarmWorker:
             self.close()
         self.start()
         child, self._spare = self._spare, None
-        if child and child.limits != limits:
+        if (
+            child
+            and replace(child.limits, seconds=0.0) == replace(limits, seconds=0.0)
+            and child.limits.seconds >= limits.seconds
+        ):
+            child.limits = limits  # wall-clock time is kept here, whatever the kernel was told of processor time
+        elif child:
             self._end(child)
             child = None
         child = child or self._fork(limits)
@@ -391,9 +397,9 @@ class SandboxStudent:
         if usage.exit_code >= 0:
             return Outcome.CRASHED, f"the process ended by itself with exit code {usage.exit_code}"
         name = signal.Signals(-usage.exit_code).name
-        if name == "SIGKILL" and usage.cpu_seconds > self.child.limits.cpu_seconds - 1:
+        if name == "SIGKILL" and usage.cpu_seconds > self.child.cpu_seconds - 1:
             return Outcome.TIMED_OUT, "it used more processor time than it is given"
-        if name == "SIGKILL" and self.worker.walls.kind != "none":  # it cannot send itself this signal
+        if name == "SIGKILL" and self.worker.walls.kind != "none":  # process 1 cannot send itself this signal
             return Outcome.INFRASTRUCTURE, "the machine ended the process; it may be short of memory"
         return Outcome.CRASHED, f"the process was ended by {name}"
 

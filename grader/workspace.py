@@ -142,7 +142,7 @@ def _read_state(workspace: Path, done: Prepared) -> dict[str, dict[str, str]]:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): {str(k): str(v) for k, v in record.items()} for name, record in data["files"].items()}
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         done.messages.append(f"{STATE_FILE} cannot be read; files that differ from the course are kept as yours")
         return {}
 

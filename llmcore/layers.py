@@ -19,6 +19,7 @@ FfnKind = Literal["relu", "relu2", "gelu", "gelu_tanh", "silu", "reglu", "swiglu
 def relu2(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """max(x, 0)^2.
 
+    >>> import torch
     >>> relu2(torch.tensor([-1.0, 3.0])).tolist()
     [0.0, 9.0]
 
@@ -99,6 +100,7 @@ class GatedMlp(nn.Module):
 class SwiGLU(GatedMlp):
     """down(silu(gate(x)) * up(x)); ffn_width None takes `swiglu_width(width)`.
 
+    >>> import torch
     >>> SwiGLU(8, 24)(torch.zeros(2, 8)).shape
     torch.Size([2, 8])
 

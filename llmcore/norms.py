@@ -134,12 +134,12 @@ def weight_norm(direction: Float[Tensor, "N E"], gain: Float[Tensor, "N"]) -> Fl
 
 
 def residual(
-    x: Float[Tensor, "... E"],
+    x: Float[Tensor, "..."],
     f: Callable[[Tensor], Tensor],
     norm: Callable[[Tensor], Tensor],
     style: ResidualStyle,
     alpha: float = 1.0,
-) -> Float[Tensor, "... E"]:
+) -> Float[Tensor, "..."]:
     """One residual step: pre x + f(norm(x)), post norm(x + f(x)), double x + norm(f(norm(x))), deep norm(alpha x + f(x)).
 
     >>> residual(torch.tensor(3.0), lambda x: 2 * x, lambda x: x - 1, "pre").item()

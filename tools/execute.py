@@ -49,7 +49,6 @@ def kernel_environment(root: Path, home: Path) -> dict[str, str]:
         "IPYTHONDIR": str(home / "ipython"),
         "COLUMNS": "100",
         "TZ": "UTC",
-        "PYTHONWARNINGS": "default",
     }
 
 
@@ -74,7 +73,6 @@ def execute(made: Notebook, name: str, root: Path) -> tuple[Notebook, float]:
             kernel_name="python3",
             store_widget_state=False,
             record_timing=False,
-            coalesce_streams=True,
             allow_errors=True,
             shutdown_kernel="immediate",
             extra_arguments=["--HistoryManager.enabled=False", "--IPKernelApp.log_level=ERROR"],
@@ -94,11 +92,27 @@ def execute(made: Notebook, name: str, root: Path) -> tuple[Notebook, float]:
     cells = [_plain(c) for c in node.cells]
     for index, item in enumerate(cells):
         if item["cell_type"] == "code":
-            item["outputs"] = [kept for o in item["outputs"] if (kept := clean_output(o, name, index, item["source"]))]
+            outputs = join_streams(item["outputs"])
+            item["outputs"] = [kept for o in outputs if (kept := clean_output(o, name, index, item["source"]))]
     before = made["metadata"]
     done = notebook(cells, "")
     done["metadata"] = before
     return done, seconds
+
+
+def join_streams(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The outputs with neighbouring pieces of one stream joined: where a kernel cuts its text depends on the clock.
+
+    nbclient's own `coalesce_streams` takes minutes on a long line.
+    """
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(dict(output))
+    return joined
 
 
 def clean_output(output: dict[str, Any], name: str, index: int, source: str) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from llmcore.figures.base import BLACK, BLUE, CYCLE, GRAY, GREEN, ORANGE, VERMILION, new_figure, styled
@@ -44,9 +46,54 @@ def gradient_norms(
     axes.set_xscale("log", base=2)
     axes.set_xticks(np.asarray(d_k), labels=[f"{value:g}" for value in np.asarray(d_k)])
     axes.minorticks_off()
+    low, high = axes.get_ylim()
+    if high / low < 1000:  # powers of ten alone would leave one or two labels
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="head width d_k", ylabel=ylabel)
     axes.legend()
     return figure
+
+
+MASK_KINDS = (
+    "packed documents",
+    "causal",
+    "causal, keys cached before",
+    "sliding window",
+    "prefix",
+    "padding on the left",
+    "padding on the right",
+)
+
+
+def named_mask(kind: str, tokens: int, number: int) -> tuple[np.ndarray, str]:
+    """A boolean mask (T, S) of one of `MASK_KINDS` over `tokens` keys, and a line that describes it.
+
+    `number` is the window, the prefix, the padding, the first document's length or the keys cached before the queries.
+
+    >>> named_mask("sliding window", 3, 1)[0].astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+
+    Raises: ValueError for another kind.
+    """
+    n = min(number, tokens - 1)
+    query, key = np.arange(tokens)[:, None], np.arange(tokens)
+    causal = key <= query
+    if kind == "packed documents":
+        return causal & ((query < n) == (key < n)), f"documents of {n} and {tokens - n} tokens"
+    if kind == "causal":
+        return causal, f"causal, {tokens} tokens"
+    if kind == "causal, keys cached before":
+        return causal[n:], f"{tokens - n} new queries, {n} keys cached before"
+    if kind == "sliding window":
+        return causal & (key >= query - n), f"itself and {n} tokens before"
+    if kind == "prefix":
+        return causal | (key < n), f"the first {n} tokens are seen by all"
+    if kind == "padding on the left":
+        return causal & (key >= n), f"{n} padding tokens, then text"
+    if kind == "padding on the right":
+        return causal & (key < tokens - n) & (query < tokens - n), f"text, then {n} padding tokens"
+    raise ValueError(f"kind must be one of {', '.join(MASK_KINDS)}, got {kind!r}")
 
 
 @styled
@@ -113,7 +160,7 @@ def kv_cache_bars(bytes_by_name: Mapping[str, float], *, title: str = "", budget
     axes.grid(axis="y", visible=False)
     if budget is not None:
         axes.axvline(budget / 2**30, color=BLACK, linestyle="--", label=f"budget {budget / 2**30:.3g} GiB")
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside lower right")
     axes.set_xlim(0, 1.2 * max(gib.max(initial=0.0), (budget or 0) / 2**30, 1e-9))
     axes.set_xlabel("KV cache, GiB")
     axes.set_title(title)
@@ -155,12 +202,14 @@ def _brief(value: float) -> str:
 
 
 @styled
-def by_layer(panels: Mapping[str, Mapping[str, ArrayLike]], *, logarithmic: Sequence[str] = ()) -> Figure:
+def by_layer(
+    panels: Mapping[str, Mapping[str, ArrayLike]], *, logarithmic: Sequence[str] = (), xlabel: str = "layer"
+) -> Figure:
     """A panel for each measure ("attention entropy, nats", "residual rank", ...), in it a line per arm against the layer.
 
-    Measures named in `logarithmic` get a logarithmic axis.
+    Measures named in `logarithmic` get a logarithmic axis. The horizontal axis counts from 1.
     """
-    figure, grid = new_figure(1, len(panels), width=4.6 * max(len(panels), 1) + 0.4, height=3.9)
+    figure, grid = new_figure(1, len(panels), width=4.6 * max(len(panels), 1) + 0.4, height=4.3)
     for axes, (measure, arms) in zip(np.atleast_1d(grid), panels.items()):
         for (name, values), color, marker in zip(arms.items(), CYCLE, MARKERS):
             series = np.asarray(values, dtype=float)
@@ -168,6 +217,70 @@ def by_layer(panels: Mapping[str, Mapping[str, ArrayLike]], *, logarithmic: Sequ
         if measure in logarithmic:
             axes.set_yscale("log")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel="layer", ylabel=measure)
-        axes.legend()
+        axes.set(xlabel=xlabel, ylabel=measure)
+    handles, labels = np.atleast_1d(grid)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def decoding_step(weights: ArrayLike, step: int, *, bytes_per_token: float) -> Figure:
+    """Cached generation at one step: `weights` (T, T) of a whole text; the new query's row stands out, earlier rows are pale.
+
+    Left the rows up to `step` (from 0), right the new row alone and what the cache holds, `bytes_per_token` for each token.
+    """
+    whole = np.asarray(weights, dtype=float)
+    count = len(whole)
+    if not 0 <= step < count:
+        raise ValueError(f"step must be in 0..{count - 1}, got {step}; the weights are of {count} tokens")
+    seen = np.where(np.tri(count, dtype=bool), whole, np.nan)
+    seen[step + 1 :] = np.nan
+    figure, (left, right) = new_figure(1, 2, width=9.0, height=4.2)
+    left.imshow(seen, cmap="Blues", vmin=-0.15, vmax=1, alpha=0.45)
+    newest = np.full_like(seen, np.nan)
+    newest[step] = seen[step]
+    left.imshow(newest, cmap="Blues", vmin=-0.15, vmax=1)
+    left.add_patch(Rectangle((-0.5, step - 0.5), step + 1, 1, fill=False, edgecolor=VERMILION, linewidth=2))
+    left.grid(visible=False)
+    left.set(xlabel="key position (cached)", ylabel="query position", title="each step adds one row and one column")
+    right.bar(np.arange(step + 1), whole[step, : step + 1], color=BLUE, width=0.9)
+    right.set(xlabel="key position", ylabel="attention weight", xlim=(-0.6, count - 0.4), ylim=(0, 1))
+    right.set_title(f"query {step}: {step + 1} keys in the cache\n{(step + 1) * bytes_per_token:,.0f} bytes")
+    return figure
+
+
+@styled
+def token_clouds(clouds: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
+    """A panel for each named arm: its tokens as points (T, 2) on the fixed square -1..1, coloured by their place in the text."""
+    figure, grid = new_figure(1, len(clouds), width=3.6 * max(len(clouds), 1) + 0.4, height=4.2)
+    for axes, (name, points) in zip(np.atleast_1d(grid), clouds.items()):
+        places = np.asarray(points, dtype=float)
+        axes.axhline(0, color=GRAY, linewidth=0.8)
+        axes.axvline(0, color=GRAY, linewidth=0.8)
+        axes.scatter(places[:, 0], places[:, 1], c=np.arange(len(places)), cmap="cividis", s=36, alpha=0.8)
+        axes.set(xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1), xlabel="first direction", title=name)
+        axes.set_aspect("equal")
+    np.atleast_1d(grid)[0].set_ylabel("second direction")
+    figure.suptitle(title)
+    return figure
+
+
+@styled
+def entropy_by_length(
+    lengths: ArrayLike, entropies: Mapping[str, ArrayLike], *, trained: float | None = None, title: str = ""
+) -> Figure:
+    """A line for each named rule: attention entropy in nats against the context length (logarithmic); `trained` is a length."""
+    sizes = np.asarray(lengths, dtype=float)
+    figure, axes = new_figure(width=8.6, height=4.0)
+    for (name, values), color, marker in zip(entropies.items(), CYCLE, MARKERS):
+        axes.plot(sizes, np.asarray(values, dtype=float), color=color, marker=marker, label=name)
+    axes.plot(sizes, np.log(sizes), color=GRAY, linestyle=":", label="uniform: ln n")
+    if trained is not None:
+        axes.axvline(trained, color=GRAY, linestyle="--", label=f"trained at {trained:g}")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, labels=[f"{size:,.0f}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="context length n, tokens", ylabel="attention entropy, nats", title=title)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -144,18 +144,27 @@ def merge_frame(
 
 @styled
 def compression_curves(
-    vocab_sizes: ArrayLike, ratios: Mapping[str, ArrayLike], *, marked: float | None = None
+    vocab_sizes: ArrayLike,
+    values: Mapping[str, ArrayLike],
+    *,
+    marked: float | None = None,
+    ylabel: str = "compression, bytes per token",
 ) -> Figure:
-    """A line for each language: UTF-8 bytes per token against the vocabulary size (logarithmic); `marked` is a size."""
+    """A line for each language: a value, by default UTF-8 bytes per token, against the vocabulary size (logarithmic).
+
+    `marked` is a size; the legend then also gives each line's value there.
+    """
     sizes = np.asarray(vocab_sizes, dtype=float)
     figure, axes = new_figure(width=8.6, height=4.2)
-    for (name, values), color, marker in zip(ratios.items(), CYCLE, MARKERS):
-        axes.plot(sizes, np.asarray(values, dtype=float), color=color, marker=marker, label=name)
+    for (name, series), color, marker in zip(values.items(), CYCLE, MARKERS):
+        series = np.asarray(series, dtype=float)
+        at_mark = "" if marked is None else f": {np.interp(marked, sizes, series):.3g}"
+        axes.plot(sizes, series, color=color, marker=marker, label=name + at_mark)
     if marked is not None:
-        axes.axvline(marked, color=GRAY, linestyle="--", label=f"{marked:,.0f}")
+        axes.axvline(marked, color=GRAY, linestyle="--", label=f"{marked:,.0f} tokens")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, labels=[f"{size:,.0f}" for size in sizes], rotation=30 if len(sizes) > 6 else 0)
-    axes.set(xlabel="vocabulary size, tokens", ylabel="compression, bytes per token")
+    axes.set(xlabel="vocabulary size, tokens", ylabel=ylabel)
     axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

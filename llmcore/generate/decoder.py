@@ -3,7 +3,7 @@
 # Shapes: B batch, T prompt tokens, V vocabulary, E width.
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from llmcore.model import Transformer
 FEWEST_LEAN_STEPS = 4
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """What the searches need: read the prompt, take a step, reorder rows."""
 

@@ -74,15 +74,16 @@ def speculative_generate(
 
 
 def check_guesses(
-    target: Float[Tensor, "n+1 V"],
+    target: Float[Tensor, "m V"],
     guess: Float[Tensor, "n V"],
     tokens: Int[Tensor, "n"],
     generator: torch.Generator | None = None,
 ) -> tuple[int, Int[Tensor, ""]]:
     """(how many guesses stand, the token after them): the rule that keeps the target's distribution.
 
-    `guess` are the distributions that `tokens` were drawn from. Guess i stands with probability min(1, p_i / q_i); the
-    first that falls is replaced by a draw from max(p - q, 0), and if none falls one more is drawn from the last target.
+    `guess` are the n distributions that `tokens` were drawn from, `target` the n + 1 of the large model. Guess i stands
+    with probability min(1, p_i / q_i); the first that falls is replaced by a draw from max(p - q, 0), and if none falls
+    one more is drawn from the last target.
     """
     device = tokens.device
     chances = torch.rand(len(tokens), generator=generator, device=generator.device if generator else device).to(device)

@@ -1,7 +1,7 @@
 """When a row is finished: at a stop id, or once its new text holds a stop string."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 Stop = int | str | Sequence[int | str] | None
 
 
+@runtime_checkable
 class Decodes(Protocol):
     """What stop strings need of a tokenizer."""
 

@@ -108,7 +108,7 @@ class Transformer(nn.Module):
             x = block(x, scene, cache, routings)
         return x if self.final_norm is None else self.final_norm(x)
 
-    def logits(self, hidden: Float[Tensor, "B T E"]) -> Float[Tensor, "B T V"]:
+    def logits(self, hidden: Float[Tensor, "... E"]) -> Float[Tensor, "... V"]:
         """The head: hidden states to (soft-capped) logits."""
         return soft_cap(F.linear(hidden, self.head_weight), self.config.logit_softcap)
 

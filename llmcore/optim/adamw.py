@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from llmcore.optim.base import LightOptimizer
 
 Implementation = Literal["auto", "plain", "foreach", "fused"]
 FUSED_DEVICES = ("cpu", "cuda")
@@ -48,7 +49,7 @@ def adamw_update(
     parameter.mul_(1 - lr * weight_decay).addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
 
 
-class AdamW(Optimizer):
+class AdamW(LightOptimizer):
     """AdamW over parameters or parameter groups; equal to torch.optim.AdamW up to rounding.
 
     Works on sharded parameters (FSDP2's DTensor): every shard is updated where it lives. "auto" takes the fused kernel on CPU and CUDA,

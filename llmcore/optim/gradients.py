@@ -57,7 +57,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, *, muon: bool = Fals
 def clip_gradients(parameters: Iterable[Tensor] | Tensor, max_norm: float | None) -> Float[Tensor, ""]:
     """The norm of all gradients together, measured before they are scaled, in place, to a norm of at most max_norm.
 
-    None, or inf, measures only. The norm is accumulated in float32 and stays on the device: nothing here waits for it. Sharded gradients
+    None, or inf, measures only. The norm is accumulated in float32 and stays on the device: nothing here waits for a GPU. Sharded gradients
     (DTensor) count as the whole tensors they are. A non-finite norm makes every gradient non-finite: look at the norm before the update.
 
     >>> weight = nn.Parameter(torch.zeros(2)); weight.grad = torch.tensor([3.0, 4.0])
@@ -79,7 +79,7 @@ def clip_gradients(parameters: Iterable[Tensor] | Tensor, max_norm: float | None
         by_kind.setdefault((gradient.device, gradient.dtype, type(gradient)), []).append(gradient)
     norms = [_joint_norm(same).to(device) for same in by_kind.values()]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    if max_norm is not None and max_norm != float("inf"):
+    if max_norm is not None and max_norm != float("inf") and not (device.type == "cpu" and norm <= max_norm):
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for (where, _, _), same in by_kind.items():
             torch._foreach_mul_(same, factor.to(where))

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Optimizer
 
 from llmcore.optim.adamw import Implementation, check_adamw, step_group
+from llmcore.optim.base import LightOptimizer
 
 Scale = Literal["rms", "original"]
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -65,7 +65,7 @@ def update_scale(rows: int, columns: int, scale: Scale) -> float:
     return 0.2 * max(rows, columns) ** 0.5 if scale == "rms" else max(1.0, rows / columns) ** 0.5
 
 
-class Muon(Optimizer):
+class Muon(LightOptimizer):
     """Muon for groups of matrices, AdamW for groups with "muon": False.
 
     A matrix may be 2-D, or 3-D for a stack of expert matrices. `process_group` shares the work between ranks that hold the

@@ -32,4 +32,4 @@ def kernel(signature: types.Type) -> Callable:
 
 def inlined(function: Callable) -> Callable:
     """A small function that kernels call; it is compiled as a part of them."""
-    return numba.njit(nogil=True, inline="never")(inspect.unwrap(function))
+    return numba.njit(nogil=True, forceinline=True)(inspect.unwrap(function))

@@ -8,10 +8,11 @@ Left out: templates that add ids around a text, padding and truncation.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from llmcore.tokenizer import bpe
 from llmcore.tokenizer.bpe import Pair
@@ -21,22 +22,24 @@ from llmcore.tokenizer.pretokenize import (
     NORMAL_FORMS,
     Pattern,
     check_special_tokens,
-    count_words,
     encode_utf8,
     normalize,
     pieces_of,
-    read_text,
     resolve_pattern,
     safe_pieces,
-    sources_of,
+    slices,
     special_token_regex,
     words_of,
 )
+from llmcore.tokenizer.training import COMPILED_FROM_CHARS, Engine, Source, learn_from
 
-Engine = Literal["auto", "python", "compiled"]
+if TYPE_CHECKING:
+    from llmcore.tokenizer._encode import Encoder
 
 _CACHED_WORDS = 1 << 16
 _STREAM_CHARS = 1 << 14
+_PIECE_CHARS = 1 << 20
+_BATCH_CHARS = 1 << 18
 
 
 class BPETokenizer:
@@ -65,6 +68,8 @@ class BPETokenizer:
     """Normal form put on the text between special tokens before encoding; None, as trained, keeps the text as it is."""
     whole_words: bool
     """True when a word that is itself a token takes that id without merging, as tiktoken and Llama 3 have it."""
+    engine: Engine = "auto"
+    """Which twin encodes: plain Python, compiled code, or the latter once so much text has come that loading it pays."""
 
     def __init__(
         self,
@@ -91,6 +96,9 @@ class BPETokenizer:
         self.vocab = dict(sorted({**{index: token for token, index in token_ids.items()}, **specials}.items()))
         self._special_regex = special_token_regex(self.special_tokens)
         self._words: dict[str, list[int]] = {}
+        self._encoder: Encoder | None = None
+        self._has_all_bytes = all(bytes([byte]) in self.token_ids for byte in range(256))
+        self._chars_encoded = 0
 
     def __len__(self) -> int:
         """Number of tokens, special ones included."""
@@ -102,7 +110,7 @@ class BPETokenizer:
     @classmethod
     def train(
         cls,
-        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        source: Source,
         vocab_size: int,
         special_tokens: Iterable[str] = (),
         pattern: Pattern | Sequence[str] = GPT2_PATTERN,
@@ -132,7 +140,7 @@ class BPETokenizer:
                 f"vocab_size must be at least {least} ({len(special)} special tokens and 256 bytes), got {vocab_size}; "
                 "ask for more, each one above that is a merge"
             )
-        merges = _learn(source, vocab_size - least, special, pattern)
+        merges = learn_from(source, vocab_size - least, special, pattern, engine, num_workers)
         token_ids = {bytes([byte]): len(special) + byte for byte in range(256)}
         for left, right in merges:
             token_ids.setdefault(left + right, len(special) + len(token_ids))
@@ -174,19 +182,31 @@ class BPETokenizer:
         Raises: ValueError for a lone surrogate, or a byte that has no id.
         Taught in: 01_tokenizer_unicode.
         """
-        ids: list[int] = []
-        for is_special, piece in pieces_of(text, self._special_regex if allow_special else None):
-            if is_special:
-                ids.append(self.special_tokens[piece])
-            else:
-                self._encode_words(piece, ids)
-        return ids
+        return self._encode(text, allow_special, self._compiled_encoder(len(text)))
 
     def encode_batch(
-        self, texts: Sequence[str], *, allow_special: bool = True, num_threads: int | None = None
+        self, texts: Iterable[str], *, allow_special: bool = True, num_threads: int | None = None
     ) -> list[list[int]]:
-        """The ids of each text."""
-        return [self.encode(text, allow_special=allow_special) for text in texts]
+        """The ids of each text; large batches are shared out to threads, one a processor (at most 8) unless told otherwise."""
+        texts = list(texts)
+        num_chars = sum(map(len, texts))
+        encoder = self._compiled_encoder(num_chars)
+        threads = num_threads or min(os.cpu_count() or 1, 8)
+        if encoder is None or threads == 1 or num_chars < 2 * _BATCH_CHARS:
+            return [self._encode(text, allow_special, encoder) for text in texts]
+        encoders: SimpleQueue[Encoder] = SimpleQueue()
+        for _ in range(threads):
+            encoders.put(encoder.twin())
+
+        def encode_some(some: list[str]) -> list[list[int]]:
+            own = encoders.get()
+            try:
+                return [self._encode(text, allow_special, own) for text in some]
+            finally:
+                encoders.put(own)
+
+        with ThreadPoolExecutor(threads) as executor:
+            return [ids for some in executor.map(encode_some, _batches(texts)) for ids in some]
 
     def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]:
         """The ids of the joined chunks, one by one, in constant memory: the same as `encode("".join(chunks))`.
@@ -200,6 +220,32 @@ class BPETokenizer:
         """
         for piece in safe_pieces(chunks, self.pattern, list(self.special_tokens), piece_chars=_STREAM_CHARS):
             yield from self.encode(piece)
+
+    def _encode(self, text: str, allow_special: bool, encoder: Encoder | None) -> list[int]:
+        ids: list[int] = []
+        special, pieces = self._special_regex if allow_special else None, iter([text])
+        if len(text) > _PIECE_CHARS:  # so that what is kept beside the ids stays small
+            pieces = safe_pieces(slices(text), self.pattern, list(self.special_tokens) if allow_special else ())
+        for is_special, part in chain.from_iterable(pieces_of(piece, special) for piece in pieces):
+            if is_special:
+                ids.append(self.special_tokens[part])
+            elif encoder is None:
+                self._encode_words(part, ids)
+            else:
+                ids += encoder.encode(encode_utf8(normalize(part, self.normalization)), self.pattern)
+        return ids
+
+    def _compiled_encoder(self, num_chars: int) -> Encoder | None:
+        """The compiled twin when this tokenizer has met so much text that loading it pays, or is told to; else None."""
+        self._chars_encoded += num_chars
+        wanted = self.engine == "compiled" or (self.engine == "auto" and self._chars_encoded >= COMPILED_FROM_CHARS)
+        if not wanted or not self._has_all_bytes:
+            return None
+        if self._encoder is None:
+            from llmcore.tokenizer._encode import Encoder
+
+            self._encoder = Encoder(self.token_ids, self.merges, self.whole_words)
+        return self._encoder
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids stand for, which need not be whole characters.
@@ -315,17 +361,16 @@ class BPETokenizer:
         return cls(token_ids, merges, special, resolve_pattern(pattern), whole_words=True)
 
 
-def _learn(source, num_merges, special, pattern) -> list[Pair]:
-    counts: Counter[bytes] = Counter()
-    empty = True
-    for document in sources_of(source):
-        chunks = read_text(document) if isinstance(document, Path) else [document]
-        for piece in safe_pieces(chunks, pattern, special):
-            empty = False
-            counts.update(count_words(piece, pattern, special))
-    if empty:
-        raise ValueError("the training source holds no text; pass a file or texts that are not empty")
-    return bpe.learn_merges(counts, num_merges)
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in order in lists of some hundred thousand characters."""
+    batch, num_chars = [], 0
+    for text in texts:
+        batch.append(text)
+        num_chars += len(text)
+        if num_chars >= _BATCH_CHARS:
+            yield batch
+            batch, num_chars = [], 0
+    yield batch
 
 
 def _number_special(special_tokens: Mapping[str, int] | Iterable[str], first_id: int) -> dict[str, int]:

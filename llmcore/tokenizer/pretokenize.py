@@ -247,7 +247,12 @@ def _last_cut(buffer: str, breaks: regex.Pattern | None, special: regex.Pattern 
     return low
 
 
-def read_text(path: str | os.PathLike[str], block_bytes: int = 1 << 22) -> Iterator[str]:
+def slices(text: str, size: int = 1 << 20) -> Iterator[str]:
+    """The text in slices of so many characters."""
+    return (text[start : start + size] for start in range(0, len(text), size))
+
+
+def read_text(path: str | os.PathLike[str], block_bytes: int = 1 << 20) -> Iterator[str]:
     """The text of a UTF-8 file block by block, line ends as they are in the file.
 
     Raises: FileNotFoundError; ValueError naming the file and the offset of the first byte that is not UTF-8.

@@ -164,6 +164,8 @@ class TrainConfig:
             raise ValueError("document_masks needs end_of_text, the special token that separates documents")
         if self.data_order == "stream" and self.eval_data is None and self.eval_fraction:
             raise ValueError("a stream holds nothing out: give eval_data, or set eval_fraction = 0")
+        if self.precision == "fp16" and self.parallel == "fsdp":
+            raise ValueError("fp16 goes with ddp; under fsdp use bf16")
         if self.sample_every and self.parallel == "fsdp":
             raise ValueError("samples are not made under fsdp; set sample_every = 0 and sample from the checkpoint")
         self.model_config(vocab_size=self.vocab_size)

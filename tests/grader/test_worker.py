@@ -108,7 +108,9 @@ def test_a_handle_that_was_never_given_ends_the_session(worker):
 def test_code_is_made_inside(student):
     view = Code("def make(x):\n    return x.T", (torch.arange(6.0).reshape(2, 3),))
     assert student.call("scale", (view,), {}).value.shape == (3, 2)
-    module = student.call("scale", (Code("def make():\n    return torch.ones(1)"), Code("def make():\n    return 4")), {})
+    module = student.call(
+        "scale", (Code("def make():\n    return torch.ones(1)"), Code("def make():\n    return 4")), {}
+    )
     assert module.value.tolist() == [4]
 
 
@@ -212,25 +214,26 @@ def test_usage_is_known_when_the_session_has_ended(worker):
 
 
 def test_a_worker_that_dies_is_started_again_and_the_session_told(worker):
-    with worker.session([], {"f": "def f(): return 1"}) as student:
+    with worker.session([], {"f": "def f():\n    while True: pass\n"}) as student:
         worker._process.process.kill()
-        worker._process.process.wait()
         assert student.call("f", (), {}).outcome is Outcome.INFRASTRUCTURE
     with worker.session([], {"f": "def f(): return 1"}) as student:
         assert student.call("f", (), {}).value == 1
 
 
+@pytest.mark.slow
 def test_a_worker_is_replaced_after_its_forks():
-    with WarmWorker(sandbox.Walls.none(), max_forks=2) as worker:
+    with WarmWorker(sandbox.Walls.none(), max_forks=1) as worker:
         pids = []
-        for _ in range(3):
+        for _ in range(2):
             with worker.session([], {"f": "def f(): return 1"}) as student:
                 assert student.call("f", (), {}).value == 1
             pids.append(worker._process.process.pid)
     assert len(set(pids)) > 1
 
 
-def test_a_worker_that_cannot_start_says_why(monkeypatch):
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_says_why():
     with pytest.raises(InfrastructureError, match="no_such_module"):
         WarmWorker(sandbox.Walls.none(), modules=("no_such_module",)).start()
 
@@ -249,6 +252,7 @@ def test_failure_of_our_own_is_tried_three_times_and_then_named(monkeypatch):
     assert len(tries) == 3
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_the_thread_that_started_it(worker):
     made = []
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from refused import refused
 from torch import nn
 
 from llmcore.layers import (
@@ -81,9 +82,9 @@ def test_gradients_reach_every_weight():
 
 
 def test_wrong_kinds_are_refused():
-    with pytest.raises(ValueError, match=r"ffn must be one of relu, .* got 'swish'"):
+    with refused(match=r"ffn must be one of relu, .* got 'swish'"):
         feed_forward(E, HIDDEN, "swish")
-    with pytest.raises(ValueError, match="use GatedMlp"):
+    with refused(match="use GatedMlp"):
         Mlp(E, HIDDEN, "swiglu")
-    with pytest.raises(ValueError, match="use Mlp"):
+    with refused(match="use Mlp"):
         GatedMlp(E, HIDDEN, "gelu")

@@ -120,7 +120,7 @@ def test_nothing_is_left_behind(worker):
     _, student = grade(worker, (CASES[0].parent / "right.py").read_text(), GIVEN)
     assert student.usage is not None  # its process has ended
     tree = _descendants(worker._process.process.pid)
-    # bubblewrap, its process 1, the warm worker, and the next session's two processes
+    # bubblewrap, its process 1, the one that waits for the worker, the worker, and the next session's process
     assert len(tree) <= 5, tree
 
 

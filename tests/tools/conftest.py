@@ -7,10 +7,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_course import copy_of_tiny_course  # noqa: E402
+from tiny_course import copy_of_tiny_course
 
 
-@pytest.fixture()
+@pytest.fixture
 def course(tmp_path: Path):
     """A course of the test's own, not built."""
     from grader.course import load

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tiny_course import TINY, edit
+
 from tools import build, notebooks
 from tools.chapter import BuildError, Course
 
@@ -14,10 +15,26 @@ def test_the_source_carries_nbgraders_metadata(course: Course):
     made = build.source(course, TINY, NAMES)
     found = {c["metadata"]["nbgrader"]["grade_id"]: c["metadata"]["nbgrader"] for c in made["cells"] if c["metadata"]}
     common = {"schema_version": 3, "task": False}
-    assert found["given_imports"] == common | {"grade": False, "grade_id": "given_imports", "locked": True, "solution": False}
+    assert found["given_imports"] == common | {
+        "grade": False,
+        "grade_id": "given_imports",
+        "locked": True,
+        "solution": False,
+    }
     assert found["double"] == common | {"grade": False, "grade_id": "double", "locked": False, "solution": True}
-    assert found["check_double"] == common | {"grade": False, "grade_id": "check_double", "locked": True, "solution": False}
-    assert found["judge_double"] == common | {"grade": True, "grade_id": "judge_double", "locked": True, "solution": False, "points": 2}
+    assert found["check_double"] == common | {
+        "grade": False,
+        "grade_id": "check_double",
+        "locked": True,
+        "solution": False,
+    }
+    assert found["judge_double"] == common | {
+        "grade": True,
+        "grade_id": "judge_double",
+        "locked": True,
+        "solution": False,
+        "points": 2,
+    }
     assert found["why"] == common | {"grade": True, "grade_id": "why", "locked": False, "solution": True, "points": 1}
     assert len(found) == 8
 

@@ -2,6 +2,7 @@
 
 import pytest
 from tiny_course import TINY, edit
+
 from tools.chapter import BuildError, Course, check_exercises, parse_cells, read_cells, read_title
 
 
@@ -30,9 +31,16 @@ def test_the_grader_reads_the_same_exercises_and_points(course: Course):
 
 
 def test_a_title_holds_number_minutes_and_needs():
-    cells = parse_cells("# %% [markdown]\n# # 03 Norms: in range\n# *Time: 45 minutes. Builds on: 02_attention_scaling.*\n", "x.py")
+    cells = parse_cells(
+        "# %% [markdown]\n# # 03 Norms: in range\n# *Time: 45 minutes. Builds on: 02_attention_scaling.*\n", "x.py"
+    )
     title = read_title(cells, "x.py")
-    assert (title.number, title.title, title.minutes, title.needs) == ("03", "Norms: in range", 45, "02_attention_scaling")
+    assert (title.number, title.title, title.minutes, title.needs) == (
+        "03",
+        "Norms: in range",
+        45,
+        "02_attention_scaling",
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import pytest
 from tiny_course import TINY, copy_of_tiny_course, edit
+
 from tools import build, notebooks
 from tools.chapter import Course
-from tools.execute import INTERACTIVE, CellFailure, clean_output, execute
+from tools.execute import INTERACTIVE, CellFailure, clean_output, execute, join_streams
 
 
 def _cell(source: str) -> build.Notebook:
@@ -65,11 +66,14 @@ def test_a_widget_without_a_still_picture_fails():
 def test_plotly_data_is_dropped_and_an_output_of_nothing_else_too():
     data = {"application/vnd.plotly.v1+json": {"data": []}}
     assert clean_output({"output_type": "display_data", "data": dict(data), "metadata": {}}, "x", 0, "") is None
-    kept = clean_output({"output_type": "display_data", "data": {**data, "image/png": "aa"}, "metadata": {}}, "x", 0, "")
+    kept = clean_output(
+        {"output_type": "display_data", "data": {**data, "image/png": "aa"}, "metadata": {}}, "x", 0, ""
+    )
     assert kept["data"] == {"image/png": "aa"}
 
 
 def test_a_solution_that_earns_nothing_fails_the_build(course: Course, capsys):
+    course.text(TINY, "lesson.py").unlink()
     edit(course.text(TINY, "exercises.py"), "return x + x", "return x + x + 1")
     assert notebooks.main(["--root", str(course.root), "98"]) == 1
     said = capsys.readouterr().err
@@ -83,12 +87,19 @@ def test_a_graded_cell_that_returns_less_than_its_points_fails(result, course: C
     output = {"output_type": "execute_result", "data": {"text/plain": result}, "metadata": {}}
     made = build.notebook([build.cell("code", f"grade(double)\n{result}", cell.grade_id)], "x.py")
     made["cells"][0]["outputs"] = [output]
-    with pytest.raises(CellFailure, match="must earn 2 points|bare"):
+    with pytest.raises(CellFailure, match=r"must earn 2 points|bare"):
         notebooks._check_judged(made, cell, "x.ipynb")
+
+
+def test_pieces_of_one_stream_are_joined():
+    pieces = [("stdout", "a"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d")]
+    joined = join_streams([{"output_type": "stream", "name": name, "text": text} for name, text in pieces])
+    assert [(o["name"], o["text"]) for o in joined] == [("stdout", "ab"), ("stderr", "c"), ("stdout", "d")]
 
 
 def test_an_oversize_notebook_fails(course: Course, capsys):
     edit(course.text(TINY, "lesson.py"), "print(sum(range(10)))", "print('12345678' * 130_000)")
+    course.text(TINY, "exercises.py").unlink()
     assert notebooks.main(["--root", str(course.root), "98"]) == 1
     assert "want at most 1 MB" in capsys.readouterr().err
 

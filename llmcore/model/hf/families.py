@@ -33,6 +33,7 @@ PLAIN = {
 # Matters of training, which checkpoints do not agree on how to store.
 TRAINING_FIELDS = {"dropout", "init_std", "z_loss", "mtp_loss"}
 MOE_TRAINING_FIELDS = {"bias_step", "balance_loss", "router_z_loss", "bias_balancing"}
+NOT_A_MODEL_OF = "all that is built on it"
 
 
 def _look_up(table: Mapping[str, str], name: str, what: str) -> str:
@@ -347,7 +348,7 @@ def config_to_hf(config: ModelConfig, family: str | None = None) -> Json:
         if not different:
             return {"architectures": [candidate.architecture], "model_type": candidate.model_type} | hf
         obstacles[candidate.model_type] = different
-    nearest = min(obstacles, key=lambda name: len(obstacles[name]))
+    nearest = min(obstacles, key=lambda name: (NOT_A_MODEL_OF in obstacles[name], len(obstacles[name])))
     raise ValueError(
         f"no Hugging Face family can say this config; nearest is {nearest}, which differs in "
         f"{', '.join(obstacles[nearest])}; save the state dict with llmcore's own checkpoint instead"
@@ -359,7 +360,7 @@ def _try(family: Family, config: ModelConfig) -> tuple[Json, list[str]]:
     needs = {"mixtral": ("moe",), "qwen3_moe": ("moe",), "deepseek_v3": ("moe", "latent")}.get(family.model_type, ())
     missing = [name for name in needs if getattr(config, name) is None]
     if missing:
-        return {}, [*missing, "its layers"]
+        return {}, [*missing, NOT_A_MODEL_OF]
     hf = family.write(config)
     back = family.read(hf)
     return hf, [

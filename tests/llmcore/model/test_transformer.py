@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from refused import refused
 from transformer_oracle import CONFIGS, Oracle, config
 
 from llmcore.model import ModelConfig, Transformer
@@ -230,13 +231,13 @@ def test_dropout_acts_in_training_only():
     ],
 )  # fmt: skip
 def test_wrong_inputs_are_refused(ids, options, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(match=message):
         make(CONFIGS["plain"])(ids, **options)
 
 
 def test_learned_positions_end_and_others_go_on():
     ids = some_ids(batch=1, time=41)
-    with pytest.raises(ValueError, match=r"learned positions 0..39, got position 40; shorten the text"):
+    with refused(match=r"learned positions 0..39, got position 40; shorten the text"):
         make(CONFIGS["learned-post"])(ids)
     assert make(CONFIGS["plain"])(ids).shape == (1, 41, 31)
 
@@ -244,7 +245,7 @@ def test_learned_positions_end_and_others_go_on():
 def test_alibi_refuses_positions_that_are_no_columns():
     model = make(CONFIGS["alibi"])
     model(some_ids(), positions=torch.arange(13) + 3)
-    with pytest.raises(ValueError, match="ALiBi measures distance in columns"):
+    with refused(match="ALiBi measures distance in columns"):
         model(some_ids(), positions=2 * torch.arange(13))
 
 
@@ -253,9 +254,9 @@ def test_cache_errors_say_what_to_do():
     with torch.no_grad():
         cache = model.make_cache(5)
         model(some_ids(time=4), cache=cache)
-        with pytest.raises(ValueError, match="holds 5 tokens and has read 4; 2 more do not fit"):
+        with refused(match="holds 5 tokens and has read 4; 2 more do not fit"):
             model(some_ids(time=2), cache=cache)
-        with pytest.raises(ValueError, match="doc_ids must be given from the first call on"):
+        with refused(match="doc_ids must be given from the first call on"):
             model(some_ids(time=1), doc_ids=torch.zeros(2, 1, dtype=torch.long), cache=cache)
         cache.reset()
         assert cache.length == 0
@@ -277,7 +278,7 @@ def test_reordering_the_cache_moves_rows_with_their_padding():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "gemma-like", "mla", "learned-post", "alibi"])
+@pytest.mark.parametrize("name", ["gemma-like", "mla"])
 def test_torch_compile_sees_one_graph(name):
     torch.compiler.reset()
     model = make(CONFIGS[name])
@@ -288,5 +289,5 @@ def test_torch_compile_sees_one_graph(name):
 
 
 def test_what_no_family_can_say_is_refused_with_the_fields():
-    with pytest.raises(ValueError, match=r"no Hugging Face family can say this config; nearest is .*position"):
+    with refused(match=r"no Hugging Face family can say this config; nearest is .*position"):
         config_to_hf(CONFIGS["alibi"])

@@ -1,5 +1,6 @@
 # what: calls abort
 # expect: crashed
+# ruff: noqa
 # ends: SIG
 import os
 

@@ -1,5 +1,6 @@
 # what: returns a tensor of 400 MB
 # expect: out_of_memory error
+# ruff: noqa
 # seconds: 4
 import torch
 

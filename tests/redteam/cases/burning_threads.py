@@ -1,5 +1,6 @@
 # what: burns processor time in threads while it seems to sleep
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.6
 import threading
 import time

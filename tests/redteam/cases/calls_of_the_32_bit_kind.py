@@ -1,5 +1,6 @@
 # what: uses the system calls of 32-bit programs from machine code
 # expect: crashed
+# ruff: noqa
 # ends: SIG
 # machine: x86_64
 import ctypes

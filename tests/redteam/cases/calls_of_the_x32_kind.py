@@ -1,5 +1,6 @@
 # what: uses the system calls of the x32 kind, past a careless filter
 # expect: crashed
+# ruff: noqa
 # ends: SIGSYS
 # machine: x86_64
 import ctypes

@@ -1,5 +1,6 @@
 # what: hangs inside one call of native code
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.4
 import re
 

@@ -1,5 +1,6 @@
 # what: turns every clock that it can reach back
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.4
 import time
 

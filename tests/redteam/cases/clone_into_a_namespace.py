@@ -1,5 +1,6 @@
 # what: makes a process by the system call itself, in new namespaces
 # expect: failed
+# ruff: noqa
 # prints: clone EPERM
 import ctypes
 import errno

@@ -1,5 +1,6 @@
 # what: asks the cloud's metadata service for credentials
 # expect: error
+# ruff: noqa
 import urllib.request
 
 

@@ -1,5 +1,6 @@
 # what: loads machine code from the folder where it can write
 # expect: failed
+# ruff: noqa
 # prints: not loaded
 import ctypes
 import glob

@@ -1,5 +1,6 @@
 # what: tries to leave a process behind by every road
 # expect: failed
+# ruff: noqa
 # prints: shell EPERM
 import ctypes
 import errno
@@ -8,6 +9,7 @@ import os
 import subprocess
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: passes descriptors to itself and looks what it can reach through the pipe
 # expect: crashed
+# ruff: noqa
 import array
 import os
 import socket

@@ -1,5 +1,6 @@
 # what: looks for descriptors that the worker left open
 # expect: failed
+# ruff: noqa
 # prints: looked
 import os
 

@@ -1,5 +1,6 @@
 # what: opens files without closing them
 # expect: failed
+# ruff: noqa
 # prints: EMFILE True
 import errno
 import os

@@ -1,5 +1,6 @@
 # what: fills the disk
 # expect: failed
+# ruff: noqa
 # prints: ENOSPC
 import errno
 

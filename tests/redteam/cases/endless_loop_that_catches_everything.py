@@ -1,5 +1,6 @@
 # what: ignores signals and catches every exception
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.4
 import signal
 import time

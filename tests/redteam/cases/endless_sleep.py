@@ -1,5 +1,6 @@
 # what: sleeps
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.4
 import time
 

@@ -1,5 +1,6 @@
 # what: reads the environment for tokens
 # expect: failed
+# ruff: noqa
 # prints: OMP_NUM_THREADS
 import os
 

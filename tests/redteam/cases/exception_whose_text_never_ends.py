@@ -1,5 +1,6 @@
 # what: raises an exception whose text takes for ever
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.5
 class Slow(Exception):
     def __str__(self):

@@ -1,5 +1,6 @@
 # what: ends the process with the exit code of success
 # expect: crashed
+# ruff: noqa
 # ends: exit code 0
 import os
 

@@ -1,5 +1,6 @@
 # what: ends the process before there is a function
 # expect: crashed
+# ruff: noqa
 # ends: exit code 0
 import os
 

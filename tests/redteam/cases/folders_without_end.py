@@ -1,5 +1,6 @@
 # what: makes a folder in a folder in a folder
 # expect: failed
+# ruff: noqa
 # prints: ENOSPC True
 import errno
 import os

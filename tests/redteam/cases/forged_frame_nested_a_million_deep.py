@@ -1,5 +1,6 @@
 # what: sends JSON nested a million levels deep
 # expect: output_limit
+# ruff: noqa
 import os
 import struct
 

@@ -1,5 +1,6 @@
 # what: announces a header of 4 GB
 # expect: output_limit
+# ruff: noqa
 import os
 
 

@@ -1,5 +1,6 @@
 # what: sends a header whose keys stand twice
 # expect: invalid
+# ruff: noqa
 import os
 import struct
 

@@ -1,5 +1,6 @@
 # what: announces a million buffers
 # expect: output_limit
+# ruff: noqa
 import os
 import struct
 

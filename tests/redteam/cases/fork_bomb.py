@@ -1,10 +1,12 @@
 # what: forks without end
 # expect: failed
+# ruff: noqa
 # prints: fork EPERM
 import errno
 import os
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: sends half a frame and waits
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.5
 import os
 import time

@@ -1,5 +1,6 @@
 # what: returns a dict whose keys were made to collide, to keep the judge busy
 # expect: output_limit
+# ruff: noqa
 import itertools
 
 

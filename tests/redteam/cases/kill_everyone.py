@@ -1,5 +1,6 @@
 # what: sends SIGKILL to every process that it can name
 # expect: failed crashed
+# ruff: noqa
 import os
 import signal
 

@@ -1,5 +1,6 @@
 # what: sends every signal to its parent and its group
 # expect: error
+# ruff: noqa
 import os
 
 for number in range(1, 32):

@@ -1,5 +1,6 @@
 # what: imports the package that holds the answers
 # expect: error
+# ruff: noqa
 import llmcore
 
 

@@ -1,5 +1,6 @@
 # what: raises its own limits
 # expect: failed
+# ruff: noqa
 # prints: RLIMIT_DATA
 import resource
 

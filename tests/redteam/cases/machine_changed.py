@@ -1,11 +1,13 @@
 # what: changes the machine's clock and name
 # expect: failed
+# ruff: noqa
 # prints: clock EPERM
 import errno
 import socket
 import time
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: asks torch for 512 threads
 # expect: failed crashed timed_out error
+# ruff: noqa
 # seconds: 1
 import torch
 

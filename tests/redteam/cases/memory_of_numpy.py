@@ -1,5 +1,6 @@
 # what: asks NumPy for 2 GB
 # expect: out_of_memory
+# ruff: noqa
 import numpy as np
 
 

@@ -1,5 +1,6 @@
 # what: searches the memory that it inherited for a string that only the judge holds
 # expect: failed
+# ruff: noqa
 # prints: searched
 import gc
 

@@ -1,5 +1,6 @@
 # what: asks torch for 4 TB
 # expect: out_of_memory
+# ruff: noqa
 import torch
 
 

@@ -1,11 +1,13 @@
 # what: takes shared memory, which some limits do not count
 # expect: failed
+# ruff: noqa
 # prints: memfd EPERM
 import errno
 import mmap
 import os
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: leaves files for the next submission wherever it can
 # expect: failed
+# ruff: noqa
 # runs: 2
 # prints: kept 1
 import os

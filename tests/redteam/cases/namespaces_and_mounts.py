@@ -1,5 +1,6 @@
 # what: makes, enters and leaves namespaces, and mounts
 # expect: failed
+# ruff: noqa
 # prints: unshare EPERM
 import ctypes
 import errno

@@ -1,10 +1,12 @@
 # what: opens sockets of every family
 # expect: failed
+# ruff: noqa
 # prints: AF_INET EPERM
 import errno
 import socket
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: searches the interpreter for references and expected values
 # expect: failed
+# ruff: noqa
 # prints: grader.wire
 import gc
 import sys

@@ -1,10 +1,12 @@
 # what: becomes root or somebody else
 # expect: failed
+# ruff: noqa
 # prints: setuid E
 import errno
 import os
 
 escaped = os.getuid() == 0 or os.geteuid() == 0
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: closes its standard output and error
 # expect: failed
+# ruff: noqa
 import os
 
 os.close(1)

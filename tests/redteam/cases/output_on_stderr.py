@@ -1,5 +1,6 @@
 # what: floods standard error
 # expect: output_limit
+# ruff: noqa
 import os
 
 

@@ -1,5 +1,6 @@
 # what: looks for the packages of the course among those installed
 # expect: failed
+# ruff: noqa
 # prints: looked
 import os
 import site

@@ -1,5 +1,6 @@
 # what: replaces torch's comparisons by ones that say yes
 # expect: failed
+# ruff: noqa
 import torch
 
 torch.allclose = torch.equal = lambda *a, **k: True

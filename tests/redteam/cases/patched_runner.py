@@ -1,5 +1,6 @@
 # what: replaces the functions that answer the judge
 # expect: failed
+# ruff: noqa
 import torch
 
 from grader import calling, policy, wire

@@ -1,5 +1,6 @@
 # what: closes the pipe on which it is asked and lives on
 # expect: crashed
+# ruff: noqa
 # ends: closed its pipe
 import os
 import time

@@ -1,5 +1,6 @@
 # what: prints what graders are thought to look for
 # expect: failed
+# ruff: noqa
 # prints: "outcome": "passed"
 import sys
 

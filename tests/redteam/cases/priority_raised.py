@@ -1,10 +1,12 @@
 # what: asks for real-time scheduling
 # expect: failed
+# ruff: noqa
 # prints: realtime EPERM
 import errno
 import os
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,11 +1,13 @@
 # what: runs programs, also ones with rights of their own
 # expect: failed
+# ruff: noqa
 # prints: su EPERM
 import errno
 import os
 import stat
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: the right answer
 # expect: passed
+# ruff: noqa
 import torch
 
 

@@ -1,6 +1,9 @@
 # what: a right answer that prints, uses NumPy, threads and the disk as a learner may
 # expect: passed
+# ruff: noqa
 # prints: called with
+import colorsys
+import graphlib
 import pathlib
 import tempfile
 import threading

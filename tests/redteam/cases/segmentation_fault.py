@@ -1,5 +1,6 @@
 # what: reads address 0
 # expect: crashed
+# ruff: noqa
 # ends: SIGSEGV
 import ctypes
 

@@ -1,5 +1,6 @@
 # what: leaves shared memory, semaphores and queues for the next submission
 # expect: failed
+# ruff: noqa
 # prints: shmget EPERM
 import ctypes
 import errno

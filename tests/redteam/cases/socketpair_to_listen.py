@@ -1,10 +1,12 @@
 # what: makes the one kind of socket that is allowed listen and connect
 # expect: failed
+# ruff: noqa
 # prints: bind EPERM
 import errno
 import socket
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: makes a sparse file of a terabyte
 # expect: failed
+# ruff: noqa
 # prints: EFBIG
 import errno
 

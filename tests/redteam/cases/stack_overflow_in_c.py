@@ -1,5 +1,6 @@
 # what: overflows the stack of native code
 # expect: crashed error out_of_memory
+# ruff: noqa
 # seconds: 2
 import sys
 

@@ -1,5 +1,6 @@
 # what: raises SystemExit
 # expect: error
+# ruff: noqa
 import sys
 
 

@@ -1,5 +1,6 @@
 # what: writes to the system, the environment and the grader's own files
 # expect: failed
+# ruff: noqa
 # prints: /usr/x EROFS
 import errno
 import os
@@ -7,6 +8,7 @@ import sys
 import torch
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped
@@ -19,7 +21,16 @@ def attempt(name, action):
 
 
 site_packages = os.path.dirname(os.path.dirname(torch.__file__))
-for path in ("/usr/x", "/etc/x", "/x", "/dev/x", "/runner/x", "/runner/grader/wire.py", site_packages + "/evil.pth", sys.prefix + "/x"):
+for path in (
+    "/usr/x",
+    "/etc/x",
+    "/x",
+    "/dev/x",
+    "/runner/x",
+    "/runner/grader/wire.py",
+    site_packages + "/evil.pth",
+    sys.prefix + "/x",
+):
     attempt(path, lambda path=path: open(path, "a"))
 attempt("remove", lambda: os.remove("/runner/grader/wire.py"))
 attempt("rename", lambda: os.rename("/usr/bin", "/usr/bin2"))

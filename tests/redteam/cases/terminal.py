@@ -1,5 +1,6 @@
 # what: types into the terminal of whoever started the grader
 # expect: failed
+# ruff: noqa
 # prints: tiocsti EPERM
 import errno
 import fcntl
@@ -7,6 +8,7 @@ import os
 import termios
 
 escaped = False
+
 
 def attempt(name, action):
     global escaped

@@ -1,5 +1,6 @@
 # what: starts threads without end
 # expect: error failed
+# ruff: noqa
 # seconds: 2
 import threading
 import time

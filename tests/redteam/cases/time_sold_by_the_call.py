@@ -1,5 +1,6 @@
 # what: takes a little of its time in every call
 # expect: timed_out
+# ruff: noqa
 # seconds: 0.5
 import time
 

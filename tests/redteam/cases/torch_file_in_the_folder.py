@@ -1,5 +1,6 @@
 # what: leaves a torch.py for the next import
 # expect: failed
+# ruff: noqa
 import pathlib
 import sys
 

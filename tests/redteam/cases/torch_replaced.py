@@ -1,5 +1,6 @@
 # what: puts another module in the place of torch
 # expect: failed error invalid
+# ruff: noqa
 import sys
 import types
 

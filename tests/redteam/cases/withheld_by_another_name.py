@@ -1,5 +1,6 @@
 # what: reaches the withheld routine through a name put together at run time
 # expect: policy
+# ruff: noqa
 import torch
 
 

@@ -27,11 +27,16 @@ def _quadruple_cases(rng: Rng):
 
 _HINTS = ("What is twice?", "Add it to itself.", "return x + x")
 _SIX = tuple(
-    Misconception(name=f"times {k}", code=f"def double(x):\n    return {k}.0 * x\n", says=f"That is {k} times x, not twice.")
+    Misconception(
+        name=f"times {k}", code=f"def double(x):\n    return {k}.0 * x\n", says=f"That is {k} times x, not twice."
+    )
     for k in (3, 4, 5, 6, 7)
 ) + (Misconception(name="infinity let through", replace=("math.isinf(x)", "False"), says="An infinite x must raise."),)
 _THREE = tuple(
-    Variant(name=name, code=f"import math\ndef double(x):\n    if math.isinf(x):\n        raise ValueError\n    return {formula}\n")
+    Variant(
+        name=name,
+        code=f"import math\ndef double(x):\n    if math.isinf(x):\n        raise ValueError\n    return {formula}\n",
+    )
     for name, formula in (("times two", "2 * x"), ("half's inverse", "x / 0.5"), ("a sum", "sum([x, x])"))
 )
 

@@ -10,6 +10,7 @@ from grader import check, grade
 # %% [markdown]
 # ## 1. Twice a number
 
+
 # %% exercise="double"
 def double(x: float) -> float:
     """Twice `x`.
@@ -31,6 +32,7 @@ grade(double)
 
 # %% [markdown]
 # ## 2. Twice, twice
+
 
 # %% exercise="quadruple"
 def quadruple(x: float) -> float:

@@ -2,11 +2,11 @@
 # # 98 Tiny: a chapter for tests
 # *Time: 1 minutes. Builds on: nothing.*
 
-# %% tags=["parameters"]
-SCALE = "quick"  # "quick" under a minute, "full" for a patient CPU, "gpu" for a GPU
-
 # %%
 from llmcore import claims, figures
+
+# %% tags=["parameters"]
+SCALE = "quick"  # "quick" under a minute, "full" for a patient CPU, "gpu" for a GPU
 
 # %%
 print(sum(range(10)))
