@@ -10,6 +10,9 @@ here = Path(__file__).resolve().parent
 
 c.CourseDirectory.course_id = "llm_principles"
 c.CourseDirectory.root = str(here)
+# The gradebook is SQLite beside the course; several graders at once want a server, such as PostgreSQL.
+if "LLM_COURSE_DB" in os.environ:
+    c.CourseDirectory.db_url = os.environ["LLM_COURSE_DB"]
 
 # Where `nbgrader release_assignment`, `fetch_assignment` and `collect` exchange files. A class on one server sets a folder that
 # all can write; alone, it is course/exchange, ignored by git.

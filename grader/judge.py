@@ -165,6 +165,8 @@ class Question:
 
         def failure(kind: str, message: str, got: Any = UNSET, wanted: Any = UNSET) -> Failure:
             shown = ["" if v is UNSET else brief(v) for v in (got, wanted)]
+            if shown[0] == shown[1]:  # the first values agree; the message says which do not
+                shown = ["", ""]
             return Failure(kind, case.label, message, call, *shown, error_lines=answer.error_lines)
 
         if answer.outcome:
@@ -334,21 +336,30 @@ def _outcome(response: Response) -> Outcome:
 
 
 def recognise(chapter: Chapter, exercise: Exercise, responses: list[tuple[Question, Response]]) -> Diagnosis | None:
-    """The misconception that behaves as the answers do: the same wrong values wherever they are wrong, right where they are right."""
-    failed = [(q, r) for q, r in responses if r.failure]
-    passed = [(q, r) for q, r in responses if not r.failure]
-    near: Misconception | None = None
+    """The misconception that behaves as the answers do: the same wrong values wherever they are wrong, right where they are right.
+
+    When none does so everywhere, the one that gives the same wrong values to at least two questions and to half of those asked:
+    two mistakes in one answer, of which the learner is told one.
+    """
+    failed = [(q, r) for q, r in responses if r.failure][:12]
+    passed = [(q, r) for q, r in responses if not r.failure][:40]
+    nearest: tuple[int, Misconception | None] = (0, None)
     for item in exercise.misconceptions:
         try:
             twin = LocalStudent(chapter.namespace(exercise, chapter.source_of(exercise, item)))
         except Exception:
             continue
-        if not all(_alike(r, q.put(twin), exercise) for q, r in failed[:12]):
+        if not any(_alike(r, q.put(twin), exercise) for q, r in failed[:3]):
             continue
-        if all(q.put(twin).failure is None for q, _ in passed[:40]):
+        matches = sum(_alike(r, q.put(twin), exercise) for q, r in failed)
+        if matches == len(failed) and all(q.put(twin).failure is None for q, _ in passed):
             return Diagnosis(item.name, item.says, known=True)
-        near = near or (item if len(failed) >= 2 else None)
-    return Diagnosis(near.name, near.says, known=True) if near else None
+        if matches > nearest[0]:
+            nearest = (matches, item)
+    count, near = nearest
+    if near is not None and count >= 2 and 2 * count >= len(failed):
+        return Diagnosis(near.name, near.says, known=True)
+    return None
 
 
 def _alike(one: Response, other: Response, exercise: Exercise) -> bool:
@@ -497,7 +508,14 @@ def _tensor_readings(failure: Failure, got: Tensor, want: Tensor) -> Iterator[tu
     if failure.kind != "value" or not want.is_floating_point() or not got.is_floating_point() or want.numel() < 2:
         return
     g, w = got.double().reshape(-1), want.double().reshape(-1)
-    keep = g.isfinite() & w.isfinite() & (w.abs() > 1e-9)
+    finite = g.isfinite() & w.isfinite()
+    zero, keep = finite & (w.abs() <= 1e-9), finite & (w.abs() > 1e-9)
+    if bool(zero.any()) and float(g[zero].abs().max()) > 1e-6:
+        yield (
+            "a value where 0 is wanted",
+            "Some results must be exactly 0 and are not. Which positions should have no influence at all, and which rows are empty?",
+        )
+        return
     if int(keep.sum()) < 2:
         return
     ratio, gap = g[keep] / w[keep], g[keep] - w[keep]

@@ -174,20 +174,12 @@ class Experts(nn.Module):
     def forward(
         self, x: Float[Tensor, "N E"], experts: Int[Tensor, "N k"], weights: Float[Tensor, "N k"]
     ) -> Float[Tensor, "N E"]:
-        out = torch.zeros_like(x)
         order = experts.flatten().argsort(stable=True)  # (token, slot) pairs, gathered by expert
-        tokens_by_expert = (order // experts.shape[1]).split(
-            torch.bincount(experts.flatten(), minlength=len(self.up_proj)).tolist()
-        )
-        slot_weights = weights.flatten()[order].to(x.dtype)
-        start = 0
-        for expert, tokens in enumerate(tokens_by_expert):
-            if len(tokens) == 0:
-                continue
-            y = self._run(expert, x[tokens]) * slot_weights[start : start + len(tokens), None]
-            out = out.index_add(0, tokens, y)
-            start += len(tokens)
-        return out
+        counts = torch.bincount(experts.flatten(), minlength=len(self.up_proj)).tolist()
+        parts = x[order // experts.shape[1]].split(counts)
+        y = torch.cat([self._run(expert, part) for expert, part in enumerate(parts) if len(part)])
+        y_NkE = y[order.argsort()].view(*experts.shape, -1)  # back in the order of tokens
+        return (y_NkE * weights[..., None].to(x.dtype)).sum(dim=1)
 
     def _run(self, expert: int, x: Float[Tensor, "n E"]) -> Float[Tensor, "n E"]:
         hidden = F.linear(x, self.up_proj[expert])

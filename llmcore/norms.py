@@ -38,6 +38,8 @@ def layer_norm(
 
     Source: Layer Normalization, arXiv:1607.06450, eq. 4.  Taught in: 03_norms.
     """
+    if weight is not None and weight.dtype == x.dtype:  # torch's kernel widens inside and rounds once
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps).to(x.dtype)
     wide = _wide(x)
     y = F.layer_norm(wide, (x.shape[-1],), _wide_or_none(weight, wide), _wide_or_none(bias, wide), eps)
     return y.to(x.dtype)
@@ -55,12 +57,12 @@ def rms_norm(
 
     Source: Root Mean Square Layer Normalization, arXiv:1910.07467, eq. 4.  Taught in: 03_norms.
     """
+    if x.is_cuda and weight is not None and weight.dtype == x.dtype and not unit_offset:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps).to(x.dtype)  # one kernel, which widens inside and rounds once
     wide = _wide(x)
     gain = _wide_or_none(weight, wide)
     if unit_offset and gain is not None:
         gain = 1 + gain
-    if wide.is_cuda:
-        return F.rms_norm(wide, (x.shape[-1],), gain, eps).to(x.dtype)
     # PyTorch has no fused RMSNorm for the CPU, and these five small operations beat its composite one twofold.
     y = wide * torch.rsqrt((wide * wide).mean(dim=-1, keepdim=True) + eps)
     return (y if gain is None else y * gain).to(x.dtype)

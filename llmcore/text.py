@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sysconfig
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -413,12 +413,8 @@ def standard_library_sources(limit_bytes: int | None = None) -> str:
     """
     if limit_bytes is not None and limit_bytes < 1:
         raise ValueError(f"limit_bytes must be at least 1, got {limit_bytes}; for all sources pass None")
-    root = Path(sysconfig.get_paths()["stdlib"])
-    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
     sources, total = [], 0
-    for path in sorted(root.rglob("*.py")):
-        if skipped & set(path.relative_to(root).parts):
-            continue
+    for path in _python_files(Path(sysconfig.get_paths()["stdlib"])):
         try:
             source = path.read_bytes()
             source.decode("utf-8")
@@ -432,3 +428,12 @@ def standard_library_sources(limit_bytes: int | None = None) -> str:
     if limit_bytes is not None and len(joined) > limit_bytes:
         joined = joined[: joined.rfind(b"\n", 0, limit_bytes) + 1]
     return joined.decode("utf-8")
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in skipped:
+            yield from _python_files(path)
+        elif path.suffix == ".py":
+            yield path

@@ -32,7 +32,7 @@ progress()
 # ## How to get help
 # - `help(name)` shows what a function wants; each exercise's docstring gives shapes, types, units and errors.
 # - The worked solutions are in the repository's folder `solutions/`. An hour of your own thinking first is worth it.
-# - Words and symbols: `course/glossary.md` and `course/conventions.md`. What the notes claim and what we found: [the page of claims](claims.ipynb).
+# - Words and symbols: `glossary.md` and `conventions.md` in the folder above. What the notes claim and what we found: [the page of claims](claims.ipynb).
 #
 # ## How updates treat your copies
 # Everything in `my_course/` belongs to you, and git ignores it. When the course is updated and you run `make lab`, a file that you never changed is

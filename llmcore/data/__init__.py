@@ -3,6 +3,7 @@
 - `token_file`: ids on disk, memory-mapped; text files to token files in parallel
 - `batches`: random windows, and the sources that the trainer draws from
 - `packing`: many short documents in few rows, with masks between them
+- `bigram`: the loss that counting pairs gives, to compare with
 - `stream`: batches straight from text files, resumable at any batch
 - `synthetic`: arithmetic, nested grammars, biographies, stories and retry data under a seed
 """
@@ -16,6 +17,7 @@ _HOME_OF = {
     "ShuffledSource": "batches",
     "WindowSource": "batches",
     "get_batch": "batches",
+    "bigram_loss": "bigram",
     "PackedRows": "packing",
     "document_starts": "packing",
     "pack_documents": "packing",

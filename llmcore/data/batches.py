@@ -7,7 +7,7 @@ only, so the data order is the same on one device and on many, and resuming need
 # Shapes: B rows, T context.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Batch:
         return Batch(*(None if part is None else change(part) for part in parts))
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """What the trainer asks of its data. `batch` is called once per step, steps in order."""
 

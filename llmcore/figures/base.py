@@ -260,8 +260,7 @@ class Panel(ShownOnce):
             if len(self._frames) > _CACHED_FRAMES:
                 self._frames.popitem(last=False)
         content, self.alt = self._frames[key]
-        self.view.value = content
-        self.view.tooltip = self.alt
+        self.view.value = self._drawer.shown(content, self.alt)
 
     def _bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
         data, metadata = self._drawer.bundle(self.still, self.still_alt)
@@ -272,7 +271,7 @@ class Panel(ShownOnce):
 
 
 class _FigureView:
-    """Draws figures to PNG for an Image widget."""
+    """Draws figures to PNG, shown as an image in an HTML widget."""
 
     def __init__(self, draw: Callable[..., Figure]) -> None:
         self._draw, self.figure_width = draw, 0.0
@@ -288,8 +287,14 @@ class _FigureView:
         return render_png(figure)
 
     def widget(self, widgets: Any, content: bytes, alt: str) -> Any:
-        layout = widgets.Layout(width=f"{round(self.figure_width * CSS_DPI)}px", max_width="100%")
-        return widgets.Image(value=content, format="png", layout=layout, tooltip=alt)
+        return widgets.HTML(value=self.shown(content, alt))
+
+    def shown(self, content: bytes, alt: str) -> str:
+        """The picture as an image element: unlike an Image widget, it can carry its alternative text."""
+        width, source = round(self.figure_width * CSS_DPI), base64.b64encode(content).decode("ascii")
+        return (
+            f'<img alt="{html.escape(alt)}" style="width:{width}px;max-width:100%" src="data:image/png;base64,{source}">'
+        )
 
     def bundle(self, content: bytes, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return _still(content, self.figure_width, alt)
@@ -308,7 +313,10 @@ class _HtmlView:
         return markup
 
     def widget(self, widgets: Any, content: str, alt: str) -> Any:
-        return widgets.HTML(value=content, tooltip=alt)
+        return widgets.HTML(value=self.shown(content, alt))
+
+    def shown(self, content: str, alt: str) -> str:
+        return content
 
     def bundle(self, content: str, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"text/html": content, "text/plain": alt}, {}

@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 
-def _check(step: float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> None:
+def _check(step: int | float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> None:
     if step < 0:
         raise ValueError(f"step must be at least 0, got {step}")
     if not 0 <= min_lr <= max_lr:
@@ -19,7 +19,7 @@ def _check(step: float, max_lr: float, min_lr: float, warmup_steps: int, total_s
         )
 
 
-def constant_schedule(step: float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> float:
+def constant_schedule(step: int | float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> float:
     """max_lr after the warm-up, for ever; min_lr and total_steps are only checked.
 
     >>> [constant_schedule(step, 1.0, 0.0, 2, 4) for step in (0, 1, 2, 9)]
@@ -31,7 +31,7 @@ def constant_schedule(step: float, max_lr: float, min_lr: float, warmup_steps: i
     return max_lr * min(1.0, step / warmup_steps) if warmup_steps else max_lr
 
 
-def linear_schedule(step: float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> float:
+def linear_schedule(step: int | float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> float:
     """Warm-up, then a straight line from max_lr at warmup_steps to min_lr at total_steps.
 
     >>> [linear_schedule(step, 1.0, 0.0, 2, 6) for step in (1, 2, 4, 6, 7)]
@@ -47,7 +47,7 @@ def linear_schedule(step: float, max_lr: float, min_lr: float, warmup_steps: int
     return max_lr + (min_lr - max_lr) * (step - warmup_steps) / (total_steps - warmup_steps)
 
 
-def cosine_schedule(step: float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> float:
+def cosine_schedule(step: int | float, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> float:
     """Warm-up, then half a cosine from max_lr at warmup_steps to min_lr at total_steps.
 
     >>> [round(cosine_schedule(step, 1.0, 0.0, 2, 6), 4) for step in (1, 2, 3, 4, 6, 7)]
@@ -66,7 +66,7 @@ def cosine_schedule(step: float, max_lr: float, min_lr: float, warmup_steps: int
 
 
 def wsd_schedule(
-    step: float,
+    step: int | float,
     max_lr: float,
     min_lr: float,
     warmup_steps: int,

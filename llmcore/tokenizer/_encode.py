@@ -13,7 +13,7 @@ import numpy as np
 from numba import int32, int64, types, uint8, uint64, void
 
 from llmcore.tokenizer._jit import BYTES, inlined, kernel
-from llmcore.tokenizer._scan import word_ends
+from llmcore.tokenizer._scan import SEPARATOR, has_scanner, word_ends
 from llmcore.tokenizer.bpe import LONG_WORD_BYTES, Pair
 from llmcore.tokenizer.pretokenize import Pattern
 
@@ -299,7 +299,7 @@ class Encoder:
         self._known = b"", np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int32)
         if whole_words:
             self._known = self._words_that_merging_misses(token_ids)
-        self._empty_cache(1 << 12)
+        self.empty_cache()
 
     def _words_that_merging_misses(self, token_ids: Mapping[bytes, int]) -> tuple[bytes, np.ndarray, np.ndarray]:
         """The tokens that merging their own bytes does not give, joined, with their ends and ids."""
@@ -316,17 +316,26 @@ class Encoder:
         other = object.__new__(Encoder)
         other._byte_ids, other._byte_pairs = self._byte_ids, self._byte_pairs
         other._pairs, other._known = self._pairs, self._known
-        other._empty_cache(1 << 12)
+        other.empty_cache()
         return other
 
-    def encode(self, text: bytes, pattern: Pattern) -> list[int]:
-        """The ids of a UTF-8 text without special tokens."""
-        ids: list[int] = []
-        start = 0
+    def encode(self, texts: list[bytes], pattern: Pattern) -> list[list[int]]:
+        """The ids of each of some UTF-8 texts without special tokens."""
+        if len(texts) == 1 or not has_scanner(pattern):
+            return [self._encode_text(text, pattern).tolist() for text in texts]
+        ids = self._encode_text(bytes([SEPARATOR]).join(texts), pattern)
+        found, start = [], 0
+        for end in np.flatnonzero(ids == self._byte_ids[SEPARATOR]).tolist():
+            found.append(ids[start:end].tolist())
+            start = end + 1
+        return [*found, ids[start:].tolist()]
+
+    def _encode_text(self, text: bytes, pattern: Pattern) -> np.ndarray:
+        ids, start = [], 0
         for ends in word_ends(text, pattern):
-            ids += self._encode_words(text, start, ends).tolist()
+            ids.append(self._encode_words(text, start, ends))
             start = int(ends[-1])
-        return ids
+        return np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
 
     def _encode_words(self, text: bytes, start: int, ends: np.ndarray) -> np.ndarray:
         data, word, written = np.frombuffer(text, dtype=np.uint8), 0, 0
@@ -338,9 +347,9 @@ class Encoder:
             written += count
             if word == len(ends):
                 return out[:written]
-            self._empty_cache(min(4 * len(self._cache), _MOST_ROWS))
+            self.empty_cache(min(4 * len(self._cache), _MOST_ROWS))
 
-    def _empty_cache(self, rows: int) -> None:
+    def empty_cache(self, rows: int = 1 << 12) -> None:
         """A new cache of so many rows, or of as many as the words that it must hold need."""
         words, ends, ids = self._known
         rows = max(rows, 1 << (8 * len(ids)).bit_length())

@@ -26,20 +26,24 @@ from llmcore.tokenizer.pretokenize import (
     words_of,
 )
 
-# Classes of characters, and the mark after the last byte. Only the scanner of o200k tells marks and kinds of letters apart.
+# Classes of characters, and the mark behind a text. Only the scanner of o200k tells marks and kinds of letters apart.
 OTHER, NUMBER, SPACE, LINE_END, LETTER, UPPER, LOWER, MARK, END = range(9)
+
+SEPARATOR = 0xFF
+"""A byte that no UTF-8 text holds; put between texts it lets them be scanned in one go, and is a word of its own."""
 
 
 @cache
 def character_classes() -> np.ndarray:
     """The class of every code point as o200k needs it, uint8 of shape (0x110000,); LETTER is a letter without case."""
     classes = np.full(0x110000, OTHER, dtype=np.uint8)
-    text = "".join(map(chr, range(0xD800))) + "\ufffd" * 0x800 + "".join(map(chr, range(0xE000, 0x110000)))
-    patterns = {MARK: r"\p{M}+", NUMBER: r"\p{N}+", SPACE: r"\s+", LINE_END: r"[\r\n]+"}
-    patterns |= {UPPER: r"[\p{Lu}\p{Lt}]+", LOWER: r"\p{Ll}+", LETTER: r"[\p{Lm}\p{Lo}]+"}
-    for number, pattern in patterns.items():
-        for match in regex.finditer(pattern, text):
-            classes[match.start() : match.end()] = number
+    numbers = np.arange(0x110000, dtype="<u4")
+    numbers[0xD800:0xE000] = 0xFFFD  # surrogates are no characters
+    text = numbers.tobytes().decode("utf-32-le")
+    kinds = (NUMBER, SPACE, LINE_END, LETTER, UPPER, LOWER, MARK)
+    groups = r"(\p{N}+)|([^\S\r\n]+)|([\r\n]+)|([\p{Lm}\p{Lo}]+)|([\p{Lu}\p{Lt}]+)|(\p{Ll}+)|(\p{M}+)"
+    for match in regex.finditer(groups, text):
+        classes[match.start() : match.end()] = kinds[match.lastindex - 1]
     return classes
 
 
@@ -53,7 +57,7 @@ def _coarse_classes(line_end: int) -> np.ndarray:
 
 @kernel(void(BYTES, uint8[::1], uint8[::1]))
 def classify(data, classes, kinds):
-    """Write the class of its character for every byte of UTF-8 text, then END."""
+    """Write the class of its character for every byte of UTF-8 text, END for separators and at the end."""
     at, size = 0, len(data)
     while at < size:
         first = int64(data[at])
@@ -67,6 +71,9 @@ def classify(data, classes, kinds):
             kind = classes[(first & 0x0F) << 12 | (int64(data[at + 1]) & 0x3F) << 6 | data[at + 2] & 0x3F]
             kinds[at], kinds[at + 1], kinds[at + 2] = kind, kind, kind
             at += 3
+        elif first == SEPARATOR:
+            kinds[at] = END
+            at += 1
         else:
             high = (first & 0x07) << 18 | (int64(data[at + 1]) & 0x3F) << 12
             kinds[at : at + 4] = classes[high | (int64(data[at + 2]) & 0x3F) << 6 | data[at + 3] & 0x3F]
@@ -113,7 +120,12 @@ def _space_end(data, kinds, at):
 def scan_gpt2(data, kinds, at, ends):
     """Write the ends of the words of GPT2_PATTERN from a place on, as many as there are or as fit; how many."""
     count = 0
-    while kinds[at] != END and count < len(ends):
+    while at < len(data) and count < len(ends):
+        if kinds[at] == END:
+            at += 1
+            ends[count] = at
+            count += 1
+            continue
         start, kind = at, kinds[at]
         size = _contraction(data, at, False) if data[at] == 0x27 else 0
         if data[at] == 0x20 and kinds[at + 1] != END and kinds[at + 1] != SPACE:
@@ -138,7 +150,12 @@ def scan_gpt2(data, kinds, at, ends):
 def scan_cl100k(data, kinds, at, ends, digits):
     """As `scan_gpt2` for CL100K_PATTERN, with at most `digits` digits in a word."""
     count = 0
-    while kinds[at] != END and count < len(ends):
+    while at < len(data) and count < len(ends):
+        if kinds[at] == END:
+            at += 1
+            ends[count] = at
+            count += 1
+            continue
         kind = kinds[at]
         after = at + 1
         while kinds[after] != END and data[after] & 0xC0 == 0x80:
@@ -189,7 +206,12 @@ def _cased_end(kinds, start):
 def scan_o200k(data, kinds, at, ends):
     """As `scan_gpt2` for O200K_PATTERN."""
     count = 0
-    while kinds[at] != END and count < len(ends):
+    while at < len(data) and count < len(ends):
+        if kinds[at] == END:
+            at += 1
+            ends[count] = at
+            count += 1
+            continue
         kind, end = kinds[at], -1
         after = at + 1
         while kinds[after] != END and data[after] & 0xC0 == 0x80:
@@ -225,12 +247,19 @@ def scan_o200k(data, kinds, at, ends):
     return count
 
 
+def has_scanner(pattern: Pattern) -> bool:
+    """Whether words of this pattern are found by a scanner."""
+    return pattern in (GPT2_PATTERN, CL100K_PATTERN, QWEN2_PATTERN, O200K_PATTERN)
+
+
 def word_ends(text: bytes, pattern: Pattern, at_most: int = 1 << 15) -> Iterator[np.ndarray]:
     """The ends of the words of a UTF-8 text as int32 arrays of at most so many.
 
-    Patterns without a scanner go through their regular expression.
+    Patterns without a scanner go through their regular expression, and their texts must hold no separator.
     """
-    if pattern not in (GPT2_PATTERN, CL100K_PATTERN, QWEN2_PATTERN, O200K_PATTERN):
+    if len(text) >= 1 << 31:
+        raise ValueError(f"{len(text)} bytes hold no place to cut; texts without any must be shorter than 2 GiB")
+    if not has_scanner(pattern):
         lengths = [len(word.encode("utf-8")) for word in words_of(text.decode("utf-8"), pattern)]
         ends = np.cumsum(lengths, dtype=np.int64).astype(np.int32)
         yield from (ends[start : start + at_most] for start in range(0, len(ends), at_most))

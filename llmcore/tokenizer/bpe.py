@@ -213,13 +213,16 @@ def encode_word(word: bytes, ranks: Mapping[Pair, int]) -> list[Token]:
     if len(word) >= LONG_WORD_BYTES:
         return _encode_long_word(word, ranks)
     tokens = list(split_bytes(word))
-    while len(tokens) > 1:
-        pairs = pairwise(tokens)
-        rank, at = min((ranks.get(pair, len(ranks)), at) for at, pair in enumerate(pairs))
-        if rank == len(ranks):
-            break
-        tokens[at : at + 2] = [tokens[at] + tokens[at + 1]]
-    return tokens
+    none = len(ranks)
+    while True:
+        best, best_at = none, 0
+        for at, pair in enumerate(pairwise(tokens)):
+            rank = ranks.get(pair, none)
+            if rank < best:
+                best, best_at = rank, at
+        if best == none:
+            return tokens
+        tokens[best_at : best_at + 2] = [tokens[best_at] + tokens[best_at + 1]]
 
 
 def _encode_long_word(word: bytes, ranks: Mapping[Pair, int]) -> list[Token]:

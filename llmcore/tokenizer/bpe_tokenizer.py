@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
+
+import regex
 
 from llmcore.tokenizer import bpe
 from llmcore.tokenizer.bpe import Pair
@@ -31,13 +32,18 @@ from llmcore.tokenizer.pretokenize import (
     special_token_regex,
     words_of,
 )
-from llmcore.tokenizer.training import COMPILED_FROM_CHARS, Engine, Source, learn_from
+from llmcore.tokenizer.training import Engine, Source, learn_from
 
 if TYPE_CHECKING:
     from llmcore.tokenizer._encode import Encoder
 
+_COMPILED_FROM_CHARS = 8_000_000
+"""So much text, in one call or in many, is worth loading the compiled code for, which takes a second, or ten the first time."""
+_SHORT_CHARS = 300
+"""Shorter texts cost less in plain Python, whose calls are cheaper."""
 _CACHED_WORDS = 1 << 16
-_STREAM_CHARS = 1 << 14
+_STREAM_CHARS = 1 << 12
+_STREAM_CACHED_WORDS = 1 << 12
 _PIECE_CHARS = 1 << 20
 _BATCH_CHARS = 1 << 18
 
@@ -191,9 +197,9 @@ class BPETokenizer:
         texts = list(texts)
         num_chars = sum(map(len, texts))
         encoder = self._compiled_encoder(num_chars)
+        if encoder is None:
+            return [self._encode(text, allow_special, None) for text in texts]
         threads = num_threads or min(os.cpu_count() or 1, 8)
-        if encoder is None or threads == 1 or num_chars < 2 * _BATCH_CHARS:
-            return [self._encode(text, allow_special, encoder) for text in texts]
         encoders: SimpleQueue[Encoder] = SimpleQueue()
         for _ in range(threads):
             encoders.put(encoder.twin())
@@ -201,10 +207,12 @@ class BPETokenizer:
         def encode_some(some: list[str]) -> list[list[int]]:
             own = encoders.get()
             try:
-                return [self._encode(text, allow_special, own) for text in some]
+                return self._encode_compiled(some, self._special_regex if allow_special else None, own)
             finally:
                 encoders.put(own)
 
+        if threads == 1 or num_chars < 2 * _BATCH_CHARS:
+            return [ids for some in _batches(texts) for ids in encode_some(some)]
         with ThreadPoolExecutor(threads) as executor:
             return [ids for some in executor.map(encode_some, _batches(texts)) for ids in some]
 
@@ -219,26 +227,54 @@ class BPETokenizer:
         [257, 33]
         """
         for piece in safe_pieces(chunks, self.pattern, list(self.special_tokens), piece_chars=_STREAM_CHARS):
-            yield from self.encode(piece)
+            encoder = self._compiled_encoder(len(piece))
+            yield from self._encode(piece, True, encoder, most_cached=_STREAM_CACHED_WORDS)
 
-    def _encode(self, text: str, allow_special: bool, encoder: Encoder | None) -> list[int]:
+    def _encode(
+        self, text: str, allow_special: bool, encoder: Encoder | None, most_cached: int = _CACHED_WORDS
+    ) -> list[int]:
         ids: list[int] = []
         special, pieces = self._special_regex if allow_special else None, iter([text])
         if len(text) > _PIECE_CHARS:  # so that what is kept beside the ids stays small
             pieces = safe_pieces(slices(text), self.pattern, list(self.special_tokens) if allow_special else ())
-        for is_special, part in chain.from_iterable(pieces_of(piece, special) for piece in pieces):
-            if is_special:
-                ids.append(self.special_tokens[part])
-            elif encoder is None:
-                self._encode_words(part, ids)
-            else:
-                ids += encoder.encode(encode_utf8(normalize(part, self.normalization)), self.pattern)
+        for piece in pieces:
+            if encoder is not None:
+                ids += self._encode_compiled([piece], special, encoder)[0]
+                continue
+            for is_special, part in pieces_of(piece, special):
+                if is_special:
+                    ids.append(self.special_tokens[part])
+                else:
+                    self._encode_words(part, ids, most_cached)
         return ids
 
+    def _encode_compiled(self, texts: list[str], special: regex.Pattern | None, encoder: Encoder) -> list[list[int]]:
+        """The ids of each text, all that lies between special tokens in one call of the encoder."""
+        between: list[bytes] = []
+        specials: list[list[int]] = []
+        for text in texts:
+            ids, end = [], 0
+            for match in special.finditer(text) if special else ():
+                between.append(encode_utf8(normalize(text[end : match.start()], self.normalization)))
+                ids.append(self.special_tokens[match.group()])
+                end = match.end()
+            between.append(encode_utf8(normalize(text[end:] if end else text, self.normalization)))
+            specials.append(ids)
+        encoded = iter(encoder.encode(between, self.pattern))
+        found = []
+        for ids in specials:
+            whole = next(encoded)
+            for index in ids:
+                whole.append(index)
+                whole += next(encoded)
+            found.append(whole)
+        return found
+
     def _compiled_encoder(self, num_chars: int) -> Encoder | None:
-        """The compiled twin when this tokenizer has met so much text that loading it pays, or is told to; else None."""
+        """The compiled twin when it is told to work, or pays for so long a text after so much text; else None."""
         self._chars_encoded += num_chars
-        wanted = self.engine == "compiled" or (self.engine == "auto" and self._chars_encoded >= COMPILED_FROM_CHARS)
+        pays = self._chars_encoded >= _COMPILED_FROM_CHARS and num_chars >= _SHORT_CHARS
+        wanted = self.engine == "compiled" or (self.engine == "auto" and pays)
         if not wanted or not self._has_all_bytes:
             return None
         if self._encoder is None:
@@ -274,15 +310,14 @@ class BPETokenizer:
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def _encode_words(self, text: str, ids: list[int]) -> None:
+    def _encode_words(self, text: str, ids: list[int], most_cached: int) -> None:
         cache = self._words
         for word in words_of(normalize(text, self.normalization), self.pattern):
             known = cache.get(word)
             if known is None:
                 known = self._encode_word(encode_utf8(word))
-                if len(cache) >= _CACHED_WORDS:
-                    cache.clear()
-                cache[word] = known
+                if len(cache) < most_cached:
+                    cache[word] = known
             ids += known
 
     def _encode_word(self, word: bytes) -> list[int]:
@@ -294,6 +329,12 @@ class BPETokenizer:
             raise ValueError(
                 f"byte {error.args[0]!r} of the word {word!r} has no id in this vocabulary; add all 256 bytes to it"
             ) from None
+
+    def empty_cache(self) -> None:
+        """Forget the words met so far, whose ids are kept to encode them faster (at most some megabytes)."""
+        self._words.clear()
+        if self._encoder is not None:
+            self._encoder.empty_cache()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokenizer as one JSON file that `load` reads."""

@@ -284,19 +284,14 @@ def merges_of_ranks(token_ids: dict[bytes, int]) -> list[Pair]:
     A token that they do not cut in two gets every pair that makes it, as tiktoken would merge any of them.
     """
     ranks: dict[Pair, int] = {}
-    for token, _ in sorted(token_ids.items(), key=lambda item: item[1]):
+    for token in sorted(token_ids, key=token_ids.__getitem__):
         if len(token) == 1:
             continue
         parts = bpe.encode_word(token, ranks)
-        pairs = (
-            [(parts[0], parts[1])]
-            if len(parts) == 2
-            else [
-                (token[:cut], token[cut:])
-                for cut in range(1, len(token))
-                if token[:cut] in token_ids and token[cut:] in token_ids
-            ]
-        )
+        pairs = [(parts[0], parts[1])]
+        if len(parts) != 2:
+            cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
+            pairs = [pair for pair in cuts if pair[0] in token_ids and pair[1] in token_ids]
         for pair in pairs:
             ranks[pair] = len(ranks)
     return list(ranks)

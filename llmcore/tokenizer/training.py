@@ -69,8 +69,7 @@ def learn_from(
     pieces = chain(begun, pieces)
     if engine == "auto":
         engine = "compiled" if num_chars >= COMPILED_FROM_CHARS else "python"
-    has_scanner = pattern in PATTERNS.values()
-    if engine == "compiled" and has_scanner:
+    if engine == "compiled" and pattern in PATTERNS.values():
         return _learn_compiled(pieces, num_merges, special_tokens, pattern, num_workers or min(os.cpu_count() or 1, 8))
     counts: Counter[bytes] = Counter()
     for part in _in_parallel(count_words, pieces, (pattern, special_tokens), _processes(num_workers)):
@@ -113,7 +112,7 @@ def _learn_compiled(
 ) -> list[Pair]:
     """Count in threads (the kernels hold no GIL), each in a word table of its own, then add the tables and merge."""
     from llmcore.tokenizer._merge import learn_merges
-    from llmcore.tokenizer._scan import word_ends
+    from llmcore.tokenizer._scan import SEPARATOR, word_ends
     from llmcore.tokenizer._words import WordTable
 
     special = special_token_regex(special_tokens)
@@ -125,13 +124,11 @@ def _learn_compiled(
     def count(piece: str) -> None:
         table = free.get()
         try:
-            for is_special, part in pieces_of(piece, special):
-                if is_special:
-                    continue
-                text, start = encode_utf8(part), 0
-                for ends in word_ends(text, pattern):
-                    table.count(text, start, ends)
-                    start = int(ends[-1])
+            parts = [encode_utf8(part) for is_special, part in pieces_of(piece, special) if not is_special]
+            text, start = bytes([SEPARATOR]).join(parts), 0
+            for ends in word_ends(text, pattern):
+                table.count(text, start, ends)
+                start = int(ends[-1])
         finally:
             free.put(table)
 

@@ -3,7 +3,7 @@
 A checkpoint is a folder. `meta.json` names the other files with their SHA-256; it and they are written into a folder with a
 temporary name that is renamed when all of it is on disk, so a folder under its own name is a whole checkpoint, and one that was
 damaged later is noticed. "Plain" checkpoints hold whole tensors; "sharded" ones (FSDP2) hold each rank's share, written by
-torch.distributed.checkpoint, and can be read back on any number of devices.
+torch.distributed.checkpoint. Either kind can be read back on any number of devices.
 """
 
 import errno
@@ -126,7 +126,11 @@ def load_checkpoint(
         if optimizer is not None:
             if not (path / "optimizer.pt").exists():
                 raise ValueError(f"checkpoint {str(path)!r} holds no optimizer; load it with optimizer=None")
-            _load_optimizer(path, model, optimizer, _read(path / "optimizer.pt", device))
+            saved = _read(path / "optimizer.pt", device)
+            if model is not None and _is_sharded(model):
+                _spread_optimizer(model, optimizer, saved)
+            else:
+                _load_optimizer(path, model, optimizer, saved)
     return Checkpoint(path, meta["step"], _read(path / "extra.pt", "cpu"), meta["model_config"])
 
 
@@ -255,7 +259,16 @@ def _load_model(path: Path, model: nn.Module, state: dict[str, Any]) -> None:
         raise ValueError(
             f"checkpoint {str(path)!r} is of another architecture: {'; '.join(filter(None, parts))}; build the model it was saved from"
         )
-    model.load_state_dict(state)
+    if _is_sharded(model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+    else:
+        model.load_state_dict(state)
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def _some(names: list[str]) -> str:
@@ -280,6 +293,20 @@ def _load_optimizer(path: Path, model: nn.Module | None, optimizer: Optimizer, s
                 + "; use the same kind of optimizer, or load with optimizer=None"
             )
     optimizer.load_state_dict(saved["state"])
+
+
+def _spread_optimizer(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Give each process its share of an optimizer state that holds whole tensors."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    names, state = saved["names"], saved["state"]
+    named = {
+        "state": {names[index]: values for index, values in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[index] for index in group["params"]]} for group in state["param_groups"]
+        ],
+    }
+    set_optimizer_state_dict(model, optimizer, named, options=StateDictOptions(full_state_dict=True))
 
 
 def _write_shards(folder: Path, model: nn.Module, optimizer: Optimizer | None) -> None:

@@ -6,7 +6,7 @@ Under several processes: torchrun --nproc-per-node 8 -m llmcore.train.cli CONFIG
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ llmcore-train configs/cpu.toml --set total_steps=200 --set model.width=128
 torchrun --nproc-per-node 8 -m llmcore.train.cli configs/gpt2-124m.toml
 """
 STOPPED = 130
+BIGRAM_TOKENS = 10_000_000
 app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -45,9 +46,24 @@ def train(
     trainer = Trainer(settings)
     result = trainer.fit()
     if trainer.place.is_first and result.losses:
-        typer.echo(f"step {result.steps}: loss {result.losses[-1]:.4f} nats per token, checkpoint {result.checkpoint}")
+        minutes = f"{result.seconds / 60:.1f} minutes"
+        typer.echo(
+            f"step {result.steps}: loss {result.losses[-1]:.4f} nats per token, {minutes}, checkpoint {result.checkpoint}"
+        )
+        _compare_with_bigrams(trainer, result)
     if result.interrupted:
         raise typer.Exit(STOPPED)
+
+
+def _compare_with_bigrams(trainer: Any, result: Any) -> None:
+    """Print the last evaluation loss beside what counting pairs of tokens gives."""
+    from llmcore.data import bigram_loss
+
+    data = trainer.prepared
+    if not result.eval_losses or data.train_tokens is None or len(data.train_tokens) > BIGRAM_TOKENS:
+        return
+    baseline = bigram_loss(data.train_tokens, data.eval_tokens, data.vocab_size)
+    typer.echo(f"evaluation loss {result.eval_losses[-1][1]:.4f}, of bigrams {baseline:.4f} nats per token")
 
 
 def main() -> None:

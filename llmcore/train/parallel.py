@@ -82,8 +82,7 @@ def processes(device_name: str, parallel: str) -> Iterator[Place]:
     if joined_here:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if world == 1:
-        mode: Mode = "fsdp" if parallel == "fsdp" and dist.is_available() and dist.is_initialized() else "one"
-        yield Place(0, 1, device, mode)
+        yield Place(0, 1, device, "one")
         return
     try:
         yield Place(dist.get_rank(), world, device, "fsdp" if parallel == "fsdp" else "ddp")

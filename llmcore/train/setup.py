@@ -113,7 +113,7 @@ def start_report(config: TrainConfig, model: Transformer, place: Place, step: in
         Path(config.out_dir),
         first_step=step,
         total_steps=config.total_steps,
-        flops_per_token=accounting.flops_per_token(model.config, config.context, formula="nanogpt"),
+        flops_per_token=float(accounting.flops_per_token(model.config, config.context, formula="nanogpt")),
         peak_flops=peak_flops(place, config.precision),
         progress=config.progress,
         tensorboard=config.tensorboard,

@@ -80,6 +80,8 @@ class Trainer:
 
     place: Place
     """Which process this is, while it runs."""
+    prepared: Prepared
+    """Its data, while it runs and after."""
     step: int = 0
     """Optimizer steps done."""
 
@@ -123,7 +125,7 @@ class Trainer:
         self.micro_batch, self.n_micro = setup.micro_batches(config, place.world)
         order = np.arange(config.batch_size).reshape(self.n_micro, place.world, self.micro_batch)
         self.rows = order[:, place.rank].ravel()
-        prepared = self._prepare()
+        prepared = self.prepared = self._prepare()
         self.source, self.tokenizer = prepared.source, prepared.tokenizer
         self.eval_source, self.eval_rows = prepared.eval_source, prepared.eval_rows
         if self.model is None:

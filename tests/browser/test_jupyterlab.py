@@ -81,6 +81,8 @@ def test_a_lesson_runs_and_its_figures_follow_their_sliders(slug, page, lab, scr
     page.screenshot(path=screenshots / f"{slug}_opened.png")
     run_all(page)
     assert errors(page) == []
+    broken = page.locator(".jupyter-widgets-error-widget").count()
+    assert broken == 0, f"{broken} widgets could not be shown by the browser"
     panels = page.locator(".jp-OutputArea-output > .widget-vbox, .jp-OutputArea-output .jupyter-widgets.widget-vbox")
     with_slider = [panel for panel in panels.all() if panel.locator('[role="slider"]').count()]
     assert with_slider, "the lesson has no figure with a slider"

@@ -93,7 +93,12 @@ def test_adamw_leaves_parameters_without_gradient_and_runs_a_closure():
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"lr": -1.0}, "lr"), ({"betas": (1.0, 0.9)}, "betas"), ({"eps": -1e-8}, "eps"), ({"weight_decay": -1}, "decay")],
+    [
+        ({"lr": -1.0}, "lr"),
+        ({"betas": (1.0, 0.9)}, "betas"),
+        ({"eps": -1e-8}, "eps"),
+        ({"weight_decay": -1.0}, "decay"),
+    ],
 )
 def test_adamw_refuses_values_out_of_range(options, text):
     with pytest.raises(ValueError, match=text):
@@ -254,8 +259,8 @@ def test_clipping_without_a_limit_or_gradients_changes_nothing():
     parameter.grad = torch.full((4,), 3.0)
     assert clip_gradients(parameter, None).item() == pytest.approx(6)
     assert parameter.grad.tolist() == [3.0] * 4
-    with pytest.raises(ValueError, match="max_norm must be positive, got 0"):
-        clip_gradients([parameter], 0)
+    with pytest.raises(ValueError, match="max_norm must be positive, got 0.0"):
+        clip_gradients([parameter], 0.0)
 
 
 def test_the_norm_of_half_precision_gradients_is_taken_in_float32():
@@ -297,10 +302,10 @@ def test_wsd_is_flat_then_decays():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((-1, 1, 0, 0, 10), "step"),
-        ((0, 1, 2, 0, 10), "min_lr"),
-        ((0, 1, 0, 11, 10), "warmup_steps"),
-        ((0, 1, -1, 0, 10), "min_lr"),
+        ((-1, 1.0, 0.0, 0, 10), "step"),
+        ((0, 1.0, 2.0, 0, 10), "min_lr"),
+        ((0, 1.0, 0.0, 11, 10), "warmup_steps"),
+        ((0, 1.0, -1.0, 0, 10), "min_lr"),
     ],
 )
 @pytest.mark.parametrize("schedule", SCHEDULES)

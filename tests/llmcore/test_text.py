@@ -64,7 +64,7 @@ def test_random_leads_and_continuations_are_as_strict_as_python():
         try:
             expected = list(map(ord, data.decode("utf-8")))
         except UnicodeDecodeError:
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match=r"byte|surrogate|0x10FFFF"):
                 text.utf8_decode(data)
         else:
             assert text.utf8_decode(data) == expected
@@ -79,7 +79,7 @@ def test_wide_decoding_is_as_strict_as_python(data, encoding):
     try:
         expected = list(map(ord, data.decode(CODECS[encoding])))
     except UnicodeDecodeError:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"byte|surrogate|0x10FFFF"):
             DECODERS[encoding](data)
     else:
         assert DECODERS[encoding](data) == expected

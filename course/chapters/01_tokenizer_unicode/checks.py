@@ -26,8 +26,8 @@ def _changed(source: str, *changes: tuple[str, str]) -> str:
 # 1 to 3: encodings by hand
 
 SURROGATES = (0xD800, 0xDBFF, 0xDC00, 0xDFFF)
-EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFEFF, 0xFFFD, 0xFFFE, 0xFFFF) + (
-    0x10000, 0x103FF, 0x10400, 0x1FFFF, 0x3FFFF, 0x40000, 0xFFFFF, 0x100000, 0x10FC00, 0x10FFFF
+EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFDD0, 0xFEFF, 0xFFFD, 0xFFFE, 0xFFFF) + (
+    0x10000, 0x103FF, 0x10400, 0x1FFFE, 0x1FFFF, 0x3FFFF, 0x40000, 0xFFFFF, 0x100000, 0x10FC00, 0x10FFFF
 )  # fmt: skip
 
 
@@ -895,6 +895,8 @@ def _merge_word_cases(rng: Rng) -> Iterator[Case]:
     yield Case(label="one token, the second of the pair", args=((b"n",), (b"a", b"n")))
     yield Case(label="bytes that are no characters", args=(_letters("é한é"), (b"\xc3", b"\xa9")))
     yield Case(label="zero bytes", args=((b"\x00", b"\x00", b"\x00"), (b"\x00", b"\x00")))
+    yield Case(label="tokens that are or hold spaces", args=((b" ", b"a", b" a", b" ", b" ", b"a"), (b" ", b"a")))
+    yield Case(label="tokens that are commas and line ends", args=((b",", b"\n", b"\n", b",\n", b","), (b"\n", b"\n")))
     tokens = (b"a", b"b", b"ab", b"aa", b"ba")
     for _ in range(12):
         word = tuple(rng.choice(tokens) for _ in range(rng.integer(9, 16)))
@@ -1194,6 +1196,8 @@ def _train_bpe_cases(rng: Rng) -> Iterator[Case]:
     yield Case(label="special tokens keep their order", args=("b a c b a c", 262, ["<zz>", "<a>", "<mmm>"]))
     yield Case(label="a special token that is not ASCII", args=("ab «é» ab «é»", 260, ["«é»", "汉"]))
     yield Case(label="runs of spaces, tabs and line ends", args=("a   b   c\n\n\nd\n\n\n  e \t\t f", 270, []))
+    yield Case(label="white space at both ends", args=("  ab \n ab\n\n", 300, []))
+    yield Case(label="line ends stay as they are", args=("a\r\n\r\nb\r\n\r\nc\r\r\rd", 300, []))
     yield Case(label="contractions, numbers, signs", args=("don't won't we'll x12 12 12!! !! it's IT'S '' 's", 275, []))
     yield Case(label="no merge joins a word and its neighbour", args=("of the of the of the of the", 300, []))
     yield Case(label="combining signs and digits of other scripts", args=("हिन्दी हिन्दी ๑๒ ๑๒ ½½ x² x²", 290, []))
@@ -1686,13 +1690,15 @@ def _encode_cases(rng: Rng) -> Iterator[Case]:
     yield hand("no merges: one token a byte", "abc", "")
     yield hand("one merge", "abcab", "a_b")
     yield hand("a merge on a merge", "low lower", "l_o,lo_w,e_r, _low")
-    yield hand("Hello: ll outranks el, so el cannot form", "Hello", "l_l,e_l,H_el,ell_o")
+    yield hand("Hello: ll outranks el, so el cannot form", "Hello", "l_l,e_l,H_el,ll_o")
     yield hand("abc: (b, c) was learned before (a, b)", "abc", "b_c,a_b")
     yield hand("the longest token is out of reach", "abc abcd", "b_c,a_b,ab_c,abc_d")
     yield hand("aaaa and aaaaa: from the left", "aaaa aaaaa", "a_a,aa_aa")
     yield hand("aaa: the odd one out stands last", "aaa", "a_a")
     yield hand("no characters", "", "a_b")
     yield hand("a single character", "a", "a_b")
+    yield hand("nothing but white space", "  \n ", " _ , _\n")
+    yield hand("white space at both ends", "  ab ab\n", " _ ,a_b, _ab")
     yield hand("no merge reaches across words", "d d.d", " _d,d_ ,d_.,._d")
     yield hand("a whole token spelled out, but never merged", "cat", "c_a", None, ("cat",))
     for listed in (["<|eot|>", "<|eot|><|eot|>"], ["<|eot|><|eot|>", "<|eot|>"]):
@@ -2454,11 +2460,12 @@ def _viterbi_cases(rng: Rng) -> Iterator[Case]:
     for name in WRONG_WAYS:
         yield _way_case(rng, name)
         yield _way_case(rng, name)
+    yield case("small pieces are better by a hair", "abc", a=-1.0, b=-1.0, c=-1.0, ab=-2.02, bc=-2.02, abc=-3.03)
+    yield case("the whole is better by a hair", "abc", a=-1.0, b=-1.0, c=-1.0, ab=-1.99, bc=-1.99, abc=-2.98)
     yield case("one character", "a", a=-5.0)
     yield case("a probability of 1 has the logarithm 0", "aa", a=0.0)
     yield case("probability 1 at the beginning", "ab", a=0.0, b=-2.0, ab=-2.5)
     yield case("no characters", "", a=-1.0)
-    yield case("no characters, no pieces", "")
     yield case("a piece longer than the word", "ab", a=-1.0, b=-1.0, abc=-0.1)
     yield case("a long piece", "abcdefghijklmnop", abcdefghijklmnop=-9.0, **dict.fromkeys("abcdefghijklmnop", -1.0))
     yield case("pieces that the word lacks", "xy", x=-1.0, y=-1.0, z=-0.1, yx=-0.1)

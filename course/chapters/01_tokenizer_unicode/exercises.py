@@ -534,4 +534,21 @@ grade(viterbi_segment)
 # change, and say what it costs in return. (About 200 words.)
 
 # %% [markdown] manual="tokenizer_choice" points=5
-# WORKED ANSWER
+# **Thai gets long.** The same two sentences took about 8 times as many tokens in Thai as in English in the lesson, because
+# no Thai sequence was frequent in the training text and every byte stays a token: 3 for each Thai character. Answers
+# take 8 times as many steps and cost 8 times as much; attention over them costs 64 times as much, and a context of
+# 8,000 tokens holds about 2,700 Thai characters.
+#
+# **Thai gets bad.** A model that reads single bytes spends its depth on putting characters together first. It may also
+# emit bytes that are no character, which decode to U+FFFD.
+#
+# **Numbers get arbitrary.** GPT-2's pattern keeps a run of digits together, so an invoice number is cut wherever merges
+# happened to be learned: two numbers that differ in one digit can have other cuts throughout. In the lesson numbers that
+# had never been trained as a token gave about 0 % correct sums, digits about 90 %.
+#
+# **A change.** Train a new vocabulary on a mixture with, say, a third of Thai, with a pattern that cuts digits apart.
+# What it costs: at the same size English loses merges (some more tokens); a larger vocabulary needs a larger table, for
+# 100,000 tokens of width 768 about 38 million numbers more. Long numbers become longer. And the old model's embeddings do not fit
+# the new ids: it must be trained further, or again.
+#
+# *Points: one for each cost with mechanism and figure (3), one for a change that meets them, one for its price.*

@@ -31,7 +31,8 @@ from grader import check, grade
 # constant well. Then think about a row in which everything is $-\infty$: a query that may look at nothing. Its sum is 0,
 # and 0/0 is NaN. Here it must be zeros.
 #
-# Not allowed: torch's own softmax and log-softmax under any of their names. `exp`, `sum`, `amax` and `logsumexp` are fine.
+# Not allowed: torch's own softmax and log-softmax under any of their names, and `scaled_dot_product_attention`, which holds
+# one. `exp`, `sum`, `amax` and `logsumexp` are fine.
 
 
 # %% exercise="softmax"
@@ -70,8 +71,8 @@ grade(softmax)
 # Row $t$ of the result is a weighted average of the rows of $V$; the weights say how much query $t$ looks at each key.
 # A hidden key must get weight **exactly** 0, whatever the visible scores are: a fill of -1e4 is a bet on their size.
 #
-# You may use your `softmax` of exercise 1, or torch's. Not allowed: `scaled_dot_product_attention` and
-# `nn.MultiheadAttention`.
+# You may use your `softmax` of exercise 1, or torch's. Not allowed, here and below: torch's own attention
+# (`scaled_dot_product_attention`, `nn.MultiheadAttention` and its functional form, `flex_attention`, encoder layers).
 
 
 # %% exercise="attention"
@@ -115,6 +116,8 @@ grade(attention)
 # query 0 (position 3)        x x x x .
 # query 1 (position 4)        x x x x x
 # ```
+#
+# Not allowed: `torch.nn.attention.bias`.
 
 
 # %% exercise="causal_mask"
@@ -190,8 +193,7 @@ grade(packed_mask)
 # Shapes: `x (B, T, E)` → `q (B, T, H*D)` → `(B, T, H, D)` → `(B, H, T, D)` → attention → `(B, H, T, D)` → `(B, T, H*D)` →
 # `y (B, T, E)`. Head 0 owns the first `D` features, head 1 the next `D`.
 #
-# You may use `attention`, `softmax` and `causal_mask`. Not allowed: `nn.MultiheadAttention` and its functional form, and
-# `scaled_dot_product_attention`.
+# You may use `attention`, `softmax` and `causal_mask`. Not allowed: torch's own attention, as in exercise 2.
 
 
 # %% exercise="multi_head_attention"
@@ -235,7 +237,7 @@ grade(multi_head_attention)
 #
 # You need not copy K and V for every query head. Think of the `g` query heads of a group as `g` times as many queries.
 #
-# You may use `attention` and `softmax`. Not allowed: `scaled_dot_product_attention`.
+# You may use `attention` and `softmax`. Not allowed: torch's own attention, as in exercise 2.
 
 
 # %% exercise="grouped_query_attention"
@@ -273,7 +275,7 @@ grade(grouped_query_attention)
 #
 # $$H = -\sum_j w_j \ln w_j, \qquad 0 \ln 0 = 0$$
 #
-# Not allowed: `torch.distributions`.
+# Not allowed: `torch.distributions` and `scipy.stats`.
 
 
 # %% exercise="attention_entropy"
@@ -342,7 +344,7 @@ grade(kv_cache_bytes)
 #
 # Feeding a text step by step must give what one causal pass over the whole text gives. That is the test.
 #
-# You may use `attention` and `softmax`. Not allowed: `scaled_dot_product_attention`.
+# You may use `attention` and `softmax`. Not allowed: torch's own attention, as in exercise 2.
 
 
 # %% exercise="decode_step"

@@ -3,6 +3,7 @@
 - `families`: config.json to ModelConfig and back
 - `tensors`: which of their tensors is which of ours
 - `files`: safetensors files, sharded or not
+- `gguf`: GGUF files, through transformers
 - `checkpoint`: load_pretrained and save_pretrained
 
 Only local folders are read: nothing here uses the network, and transformers need not be installed.

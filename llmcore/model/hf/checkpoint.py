@@ -8,6 +8,7 @@ import torch
 
 from llmcore.model.hf.families import config_from_hf, config_to_hf
 from llmcore.model.hf.files import TensorReader, find_files, write_files
+from llmcore.model.hf.gguf import as_folder
 from llmcore.model.hf.tensors import is_ignored, links
 from llmcore.model.transformer import Transformer
 
@@ -19,12 +20,17 @@ def load_pretrained(
 ) -> Transformer:
     """The model of a local folder with config.json and safetensors, in eval mode; dtype None keeps the file's.
 
+    A path that ends in .gguf is read through transformers, dequantized.
+
     The contents of config.json stay on the model as `hf_config`, and `save_pretrained` starts from them.
 
     Raises: FileNotFoundError when the folder or its files are not there; ValueError for a family that is not supported,
         and for weights that do not fit the config, naming the missing and the unexpected tensors.
     """
     folder = Path(folder)
+    if folder.suffix == ".gguf":
+        with as_folder(folder) as unpacked:
+            return load_pretrained(unpacked, dtype=dtype, device=device)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} must be a local folder with config.json and safetensors, found "

@@ -141,16 +141,18 @@ def test_prediction_modules_do_not_learn_across_documents():
 
 def test_a_tiny_model_learns():
     model = Transformer(
-        config(n_mtp=1, z_loss=1e-4, moe=MoeConfig(n_experts=4, top_k=2, expert_width=8, balance_loss=0.01)),
+        config(
+            n_layers=1, n_mtp=1, z_loss=1e-4, moe=MoeConfig(n_experts=4, top_k=2, expert_width=8, balance_loss=0.01)
+        ),
         torch.Generator().manual_seed(0),
     )
     ids = (torch.arange(12) * 7 % 31)[None]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     first = None
-    for _ in range(40):
+    for _ in range(25):
         losses = training_loss(model, ids[:, :-1], ids[:, 1:])
         first = first or losses["token"].item()
         optimizer.zero_grad()
         losses["total"].backward()
         optimizer.step()
-    assert losses["token"].item() < first / 5
+    assert losses["token"].item() < first / 3

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -88,9 +89,7 @@ def test_a_step_shows_the_corpus_after_it_and_the_field_before_it():
 def test_long_words_are_encoded_as_short_ones(words, word):
     ranks = {pair: rank for rank, pair in enumerate(bpe.learn_merges(words, 40))}
     tokens = list(bpe.split_bytes(word))
-    while pairs := [
-        (ranks[pair], at) for at, pair in enumerate(zip(tokens, tokens[1:], strict=False)) if pair in ranks
-    ]:
+    while pairs := [(ranks[pair], at) for at, pair in enumerate(pairwise(tokens)) if pair in ranks]:
         at = min(pairs)[1]
         tokens[at : at + 2] = [tokens[at] + tokens[at + 1]]
     assert bpe.encode_word(word, ranks) == tokens

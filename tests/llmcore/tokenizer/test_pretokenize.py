@@ -31,7 +31,7 @@ SPECIALS = ["<|end|>", "<|end|><|end|>", "a b", "\n", "s1"]
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("gpt2", ["It", "'s", " 1234", " it", "'", "S", " camelCase", ".\n"[:1], "\n", "\n", "  ", " x"]),
+        ("gpt2", ["It", "'s", " 1234", " it", "'", "S", " camelCase", ".", "\n\n  ", " x"]),
         ("cl100k", ["It", "'s", " ", "123", "4", " it", "'S", " camelCase", ".\n\n", "  ", " x"]),
         ("qwen2", ["It", "'s", " ", "1", "2", "3", "4", " it", "'S", " camelCase", ".\n\n", "  ", " x"]),
         ("o200k", ["It's", " ", "123", "4", " it'S", " camel", "Case", ".\n\n", "  ", " x"]),
@@ -39,8 +39,6 @@ SPECIALS = ["<|end|>", "<|end|><|end|>", "a b", "\n", "s1"]
 )
 def test_patterns_cut_as_their_models_do(name, expected):
     text = "It's 1234 it'S camelCase.\n\n   x"
-    if name == "gpt2":
-        expected = ["It", "'s", " 1234", " it", "'", "S", " camelCase", ".", "\n\n  ", " x"]
     assert words_of(text, PATTERNS[name]) == expected
 
 

@@ -265,7 +265,7 @@ def test_resuming_takes_the_new_configs_settings(make_config):
 
 def test_another_architecture_is_refused_on_resuming(make_config):
     Trainer(make_config()).fit()
-    with pytest.raises(ValueError, match="another architecture: .*embedding.weight is"):
+    with pytest.raises(ValueError, match=r"another architecture: .*embedding\.weight is"):
         Trainer(make_config(model=SMALL["model"] | {"width": 32})).fit()
 
 

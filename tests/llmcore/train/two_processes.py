@@ -74,10 +74,12 @@ def main(folder: Path) -> None:
         name = f"{mode} {optimizer}"
         config = make_config(folder, mode, optimizer)
         found[name] = run(config, folder / f"{mode}_{optimizer}.json", 1 if mode == "one" else 2)
-    for mode in ("one", "fsdp"):  # the sharded checkpoint of step 3, gone on from by two processes and by one
-        start = str(folder / "fsdp_muon" / "checkpoints" / "step_00000003")
-        config = make_config(folder, mode, "muon").replace(out_dir=str(folder / f"again_{mode}"), resume=start)
-        found[f"{mode} from shards"] = run(config, folder / f"again_{mode}.json", 1 if mode == "one" else 2)
+    # Checkpoints of step 3, gone on from by another number of processes: shards by one and by two, whole tensors by two with shards.
+    for origin, mode in (("fsdp_muon", "one"), ("fsdp_muon", "fsdp"), ("one_adamw", "fsdp")):
+        start = str(folder / origin / "checkpoints" / "step_00000003")
+        config = make_config(folder, mode, origin.partition("_")[2])
+        config = config.replace(out_dir=str(folder / f"{mode}_from_{origin}"), resume=start)
+        found[f"{mode} from {origin}"] = run(config, folder / f"{mode}_from_{origin}.json", 1 if mode == "one" else 2)
     print(json.dumps(found))
 
 
