@@ -212,7 +212,13 @@ class PackedSource(_EpochSource):
 
     @classmethod
     def from_documents(
-        cls, documents: Sequence[Sequence[int]], batch_size: int, context: int, *, end_of_text: int, seed: int = 0
+        cls,
+        documents: Sequence[Sequence[int] | np.ndarray],
+        batch_size: int,
+        context: int,
+        *,
+        end_of_text: int,
+        seed: int = 0,
     ) -> "PackedSource":
         """A source of documents in memory; end_of_text is added to each."""
         tokens = np.concatenate(
@@ -223,7 +229,7 @@ class PackedSource(_EpochSource):
     def batch(self, step: int, rows: np.ndarray) -> Batch:
         indices = self.indices(step, rows)
         unique, back = np.unique(indices, return_inverse=True)
-        pieces = [piece for row in unique for piece in self._pieces(row)]
+        pieces = [piece for row in unique for piece in self._pieces(int(row))]
         packed = fill_rows(self.plan, pieces, self._document, unique, self.context)
         order = torch.from_numpy(back)
         return Batch(packed.ids[order], packed.targets[order], packed.doc_ids[order], packed.positions[order])

@@ -33,7 +33,9 @@ def code_lengths(probabilities: ArrayLike, lengths: ArrayLike, *, names: Sequenc
     place = np.arange(len(p))
     left.bar(place - 0.2, p, 0.4, color=BLUE, label="probability")
     left.bar(place + 0.2, shares, 0.4, color=ORANGE, label="share of codes")
-    left.set_xticks(place, labels=[f"{name}\n{length:g} bits" for name, length in zip(names, bits)])
+    left.set_xticks(
+        place, labels=[f"{name}\n{length:g} bit{'' if length == 1 else 's'}" for name, length in zip(names, bits)]
+    )
     left.set(ylabel="probability or share", ylim=(0, 1))
     left.legend()
     legal = shares.sum() <= 1 + 1e-9
@@ -73,9 +75,21 @@ def fitted_bell(
         right.plot(step, series[step], "o", color=color)
     right.axvline(step, color=GRAY, linewidth=1)
     right.set(xlabel="step of descent", ylabel="divergence, nats", yscale="log")
+    everything = np.concatenate([np.asarray(values, dtype=float) for values in divergences.values()])
+    low, high = max(everything.min(), 1e-3) / 1.5, 5 * everything.max()
+    right.set_ylim(low, high)
+    _plain_log_ticks(right, low, high)
     right.set_title(f"step {step}")
-    right.legend()
+    right.legend(loc="upper right")
     return figure
+
+
+def _plain_log_ticks(axes, low: float, high: float) -> None:
+    """Labels 0.1, 0.2, 0.5, 1, ... instead of powers of ten; every third of them over long ranges."""
+    ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    ticks = ticks if len(ticks) <= 9 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
+    axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 @styled
@@ -102,6 +116,7 @@ def estimator_curves(
     left.set(ylabel="mean / exact", ylim=(0, 2.5))
     left.set_title(title)
     right.set(ylabel="standard deviation / exact", yscale="log")
+    _plain_log_ticks(right, *right.get_ylim())
     right.set_title("spread of one sample")
     return figure
 
@@ -124,13 +139,16 @@ def temperature_bars(
 
 
 @styled
-def averaging_weights(weights: ArrayLike, *, title: str = "") -> Figure:
-    """Left each token's weight in the loss, a row a sequence (NaN is padding); right each sequence's share of all weight."""
+def averaging_weights(weights: ArrayLike, *, largest: float | None = None, title: str = "") -> Figure:
+    """Left each token's weight in the loss, a row a sequence (NaN is padding); right each sequence's share of all weight.
+
+    `largest` ends the colour scale, so that pictures can be compared; by default it is the largest weight.
+    """
     table = np.asarray(weights, dtype=float)
     if table.ndim != 2:
         raise ValueError(f"weights must be (sequences, tokens), got shape {table.shape}")
     figure, (left, right) = new_figure(1, 2, width=9.4, height=1.6 + 0.62 * len(table))
-    top = max(np.nanmax(table), 1e-12)
+    top = largest or max(np.nanmax(table), 1e-12)
     picture = left.imshow(table, cmap="cividis", vmin=0, vmax=top, aspect="auto")
     figure.colorbar(picture, ax=left, label="weight of a token")
     left.grid(visible=False)

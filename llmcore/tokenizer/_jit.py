@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import numba
 from numba import types
+from numba.core.typing import Signature
 
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 """Read-only bytes, which every uint8 array converts to."""
 
 
-def kernel(signature: types.Type) -> Callable:
+def kernel(signature: Signature) -> Callable:
     """A decorator that compiles a function for one signature when its module is imported, or loads it from the disk cache."""
 
     def compile_now(function: Callable) -> Callable:

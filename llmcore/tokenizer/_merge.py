@@ -67,8 +67,8 @@ def _row_of(table, key):
 
 @inlined
 def _enlarged(table):
-    """A copy of a pair table with four times the rows."""
-    larger = np.zeros((4 * len(table), 4), dtype=np.int64)
+    """A copy of a pair table with four times the rows, or twice when there are many."""
+    larger = np.zeros(((4 if len(table) < 1 << 20 else 2) * len(table), 4), dtype=np.int64)
     for place in range(len(table)):
         if table[place, KEY] != 0:
             row = _row_of(larger, table[place, KEY])
@@ -391,10 +391,11 @@ def learn_merges(
         lists = np.empty(listed, dtype=np.uint32)
         list_words(words, table, lists)
         done, spelling = merge_above(words, table, lists, floor, tokens, spelling, merges, done)
-    spelled = [bytes([byte]) for byte in range(256)]
+    spelled, found = [bytes([byte]) for byte in range(256)], []
     for left, right in merges[:done].tolist():
+        found.append((spelled[left], spelled[right]))
         spelled.append(spelled[left] + spelled[right])
-    return [(spelled[left], spelled[right]) for left, right in merges[:done].tolist()]
+    return found
 
 
 def _floor(counts: np.ndarray, wanted: int, spread: int) -> int:

@@ -155,7 +155,8 @@ class WordTable:
     def _grow(self, word_bytes: int) -> None:
         """Make room for more rows, and for a word of this length in the pool."""
         if 2 * self._used[0] >= len(self._table):
-            larger = np.zeros((4 * len(self._table), 4), dtype=np.int64)
+            rows = (4 if len(self._table) < 1 << 20 else 2) * len(self._table)
+            larger = np.zeros((rows, 4), dtype=np.int64)
             move_rows(self._table, larger)
             self._table = larger
         if self._used[1] + word_bytes > len(self._pool):

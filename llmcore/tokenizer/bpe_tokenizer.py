@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import regex
 
@@ -46,6 +46,14 @@ _STREAM_CHARS = 1 << 12
 _STREAM_CACHED_WORDS = 1 << 12
 _PIECE_CHARS = 1 << 20
 _BATCH_CHARS = 1 << 18
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """A NumPy array or a tensor."""
+
+    def tolist(self) -> list[int]:
+        """Its values as Python numbers."""
 
 
 class BPETokenizer:
@@ -283,14 +291,12 @@ class BPETokenizer:
             self._encoder = Encoder(self.token_ids, self.merges, self.whole_words)
         return self._encoder
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int] | ArrayLike) -> bytes:
         """The bytes that the ids stand for, which need not be whole characters.
 
         Raises: ValueError for an unknown id.
         """
-        if hasattr(ids, "tolist"):
-            ids = ids.tolist()
-        ids = list(ids)
+        ids = ids.tolist() if isinstance(ids, ArrayLike) else list(ids)
         try:
             return b"".join(map(self.vocab.__getitem__, ids))
         except KeyError:
@@ -299,7 +305,7 @@ class BPETokenizer:
                 f"unknown id {ids[place]!r} at position {place}; the vocabulary has {len(self)} ids up to {max(self.vocab)}"
             ) from None
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | ArrayLike) -> str:
         """The text that the ids stand for; bytes that are no UTF-8 become U+FFFD.
 
         >>> BPETokenizer.train(["low low"], vocab_size=258).decode([257, 33, 0xC3])
@@ -465,8 +471,8 @@ def _check_tokens(
             raise ValueError(f"tokens must not be empty and ids not negative, got {token!r} with id {index}")
         used[index] = token
     for rank, (left, right) in enumerate(merges):
-        missing = next((token for token in (left, right, left + right) if token not in token_ids), None)
-        if missing is not None:
+        if left not in token_ids or right not in token_ids or left + right not in token_ids:
+            missing = next(token for token in (left, right, left + right) if token not in token_ids)
             raise ValueError(
                 f"merge {rank} ({left!r}, {right!r}) needs the token {missing!r}, which is not in the vocabulary; "
                 "vocabulary and merges must come from the same training"

@@ -12,6 +12,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
+import numpy as np
+
 from llmcore.tokenizer import bpe
 from llmcore.tokenizer.bpe import Pair
 from llmcore.tokenizer.pretokenize import (
@@ -70,7 +72,10 @@ def learn_from(
     if engine == "auto":
         engine = "compiled" if num_chars >= COMPILED_FROM_CHARS else "python"
     if engine == "compiled" and pattern in PATTERNS.values():
-        return _learn_compiled(pieces, num_merges, special_tokens, pattern, num_workers or min(os.cpu_count() or 1, 8))
+        from llmcore.tokenizer._merge import learn_merges
+
+        words = _count_compiled(pieces, special_tokens, pattern, num_workers or min(os.cpu_count() or 1, 8))
+        return learn_merges(*words, num_merges)
     counts: Counter[bytes] = Counter()
     for part in _in_parallel(count_words, pieces, (pattern, special_tokens), _processes(num_workers)):
         counts.update(part)
@@ -107,11 +112,10 @@ def _in_parallel(function, items: Iterable, arguments: tuple, executor: Executor
         yield from (future.result() for future in waiting)
 
 
-def _learn_compiled(
-    pieces: Iterable[str], num_merges: int, special_tokens: Sequence[str], pattern: Pattern, num_threads: int
-) -> list[Pair]:
-    """Count in threads (the kernels hold no GIL), each in a word table of its own, then add the tables and merge."""
-    from llmcore.tokenizer._merge import learn_merges
+def _count_compiled(
+    pieces: Iterable[str], special_tokens: Sequence[str], pattern: Pattern, num_threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The words as `WordTable.words` gives them, counted in threads (the kernels hold no GIL), each with a table of its own."""
     from llmcore.tokenizer._scan import SEPARATOR, word_ends
     from llmcore.tokenizer._words import WordTable
 
@@ -135,14 +139,12 @@ def _learn_compiled(
     executor = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
     for _ in _in_parallel(count, pieces, (), executor):
         pass
-    for table in tables[1:]:
-        tables[0].add(table)
-    return learn_merges(*tables[0].words(), num_merges)
+    while len(tables) > 1:
+        tables[0].add(tables.pop())
+    return tables[0].words()
 
 
 def _merges_of_counts(counts: Counter[bytes], num_merges: int) -> list[Pair]:
-    import numpy as np
-
     from llmcore.tokenizer._merge import learn_merges
 
     lengths = np.array([len(word) for word in counts], dtype=np.int64)

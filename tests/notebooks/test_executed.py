@@ -12,6 +12,8 @@ from tools import build
 from tools.chapter import CODE_ROOT
 
 pytestmark = pytest.mark.notebook
+BUILT_WITH = (3, 11)
+"""Stored outputs hold numbers of Python's own documentation and sources, which differ between its versions."""
 TARGET_S = 60.0
 LIMIT_S = 300.0
 """A noisy machine may take longer than the target, which is for two quiet cores; a notebook that hangs must still end."""
@@ -50,6 +52,8 @@ def test_papermill_runs_it_at_quick_scale(executed_notebook: Path, environment, 
 def test_its_stored_outputs_repeat(executed_notebook: Path, environment):
     """nbval compares text, HTML and claim records; pictures and live widgets are not compared, their numbers are printed."""
     pytest.importorskip("nbval", reason="nbval compares the outputs")
+    if sys.version_info[:2] != BUILT_WITH or sys.platform != "linux":
+        pytest.skip(f"outputs are compared where they were made: Python {BUILT_WITH[0]}.{BUILT_WITH[1]} on Linux")
     if executed_notebook.stem in ("00_start_here", "claims"):
         assert all(c["execution_count"] is None for c in build.code_cells(build.load(executed_notebook)))
         return

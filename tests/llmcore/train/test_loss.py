@@ -1,5 +1,6 @@
 """Chunked cross-entropy: equal to the plain one, gradients included, without holding all logits."""
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -161,7 +162,10 @@ def test_never_more_than_a_chunk_of_logits_is_alive(monkeypatch):
         ({"chunk_tokens": 0}, "chunk_tokens must be at least 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, text):
+def test_what_does_not_fit_is_refused(change, text, request):
+    checked = jaxtyping.config.jaxtyping_disable
+    request.addfinalizer(lambda: jaxtyping.config.update("jaxtyping_disable", checked))
+    jaxtyping.config.update("jaxtyping_disable", True)  # an import hook would refuse the shapes first
     hidden, head, targets = make_case()
     with pytest.raises(ValueError, match=text):
         linear_cross_entropy(**({"hidden": hidden, "head": head, "targets": targets} | change))
