@@ -265,11 +265,11 @@ class Rng:
         self.python = random.Random(seed)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float64, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-        x = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        x = torch.randn(shape, generator=self.generator, dtype=torch.float64)
         return (x * scale + shift).to(dtype)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        x = torch.rand(*shape, generator=self.generator, dtype=torch.float64)
+        x = torch.rand(shape, generator=self.generator, dtype=torch.float64)
         return (low + (high - low) * x).to(dtype)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
@@ -278,7 +278,7 @@ class Rng:
 
     def mask(self, *shape: int, keep: float = 0.6) -> Tensor:
         """Bool, True with probability `keep`."""
-        return torch.rand(*shape, generator=self.generator) < keep
+        return torch.rand(shape, generator=self.generator) < keep
 
     def permutation(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.generator)

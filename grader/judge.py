@@ -343,7 +343,7 @@ def recognise(chapter: Chapter, exercise: Exercise, responses: list[tuple[Questi
     """
     failed = [(q, r) for q, r in responses if r.failure][:12]
     passed = [(q, r) for q, r in responses if not r.failure][:40]
-    nearest: tuple[int, Misconception | None] = (0, None)
+    near: list[tuple[int, Misconception, LocalStudent]] = []
     for item in exercise.misconceptions:
         try:
             twin = LocalStudent(chapter.namespace(exercise, chapter.source_of(exercise, item)))
@@ -351,15 +351,18 @@ def recognise(chapter: Chapter, exercise: Exercise, responses: list[tuple[Questi
             continue
         if not any(_alike(r, q.put(twin), exercise) for q, r in failed[:3]):
             continue
-        matches = sum(_alike(r, q.put(twin), exercise) for q, r in failed)
-        if matches == len(failed) and all(q.put(twin).failure is None for q, _ in passed):
+        alike = [r.failure for q, r in failed if _alike(r, q.put(twin), exercise)]
+        if len(alike) == len(failed) and all(q.put(twin).failure is None for q, _ in passed):
             return Diagnosis(item.name, item.says, known=True)
-        if matches > nearest[0]:
-            nearest = (matches, item)
-    count, near = nearest
-    if near is not None and count >= 2 and 2 * count >= len(failed):
-        return Diagnosis(near.name, near.says, known=True)
-    return None
+        # Answers that merely raise resemble each other by chance.
+        near.append((sum(f is not None and f.kind != "raised" for f in alike), item, twin))
+    most = max((matches for matches, _, _ in near), default=0)
+    if most < 2 or 2 * most < len(failed):
+        return None
+    # Of those that agree equally often, the one that is right most often where the answer is right.
+    nearest = [(item, twin) for matches, item, twin in near if matches == most]
+    item, _ = min(nearest, key=lambda pair: sum(q.put(pair[1]).failure is not None for q, _ in passed))
+    return Diagnosis(item.name, item.says, known=True)
 
 
 def _alike(one: Response, other: Response, exercise: Exercise) -> bool:
@@ -463,7 +466,7 @@ def _readings(question: Question, failure: Failure, answer: Answer) -> Iterator[
     if failure.kind == "raised" and answer.error:
         yield (
             "an error where a value was wanted",
-            "Your own lines are shown. Try this very call by hand and look at the shapes just before that line.",
+            "Your own lines are shown. Make this very call by hand and look at the values just before that line.",
         )
     if failure.kind == "not_raised":
         yield "bad input accepted", "This input is not legal and must raise. Check it first, before any work."
@@ -533,7 +536,7 @@ def _tensor_readings(failure: Failure, got: Tensor, want: Tensor) -> Iterator[tu
             "a constant offset",
             f"Every value is {abs(offset):.5g} too {direction}. Something is added or taken off once too often.",
         )
-    elif float(gap.abs().max()) < 1e-2 * float(w[keep].abs().max()):
+    elif bool(finite[w.isfinite()].all()) and float(gap.abs().max()) < 1e-2 * float(w[keep].abs().max()):
         yield (
             "nearly right",
             "The values are close but not close enough: look for low precision inside, an epsilon in the wrong place, or a missing small term.",

@@ -88,6 +88,8 @@ def scan(source: str, forbids: Sequence[str]) -> list[Use]:
                 uses.add(Use(node.lineno, hit))
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in builtin_names - defined:
             uses.add(Use(node.lineno, node.id))
+        elif isinstance(node, ast.Call) and (hit := _converts(node, names)):
+            uses.add(Use(node.lineno, hit))
         elif (
             isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"getattr", "__import__"}
         ):
@@ -99,6 +101,17 @@ def scan(source: str, forbids: Sequence[str]) -> list[Use]:
                     if hit:
                         uses.add(Use(node.lineno, hit))
     return sorted(uses, key=lambda u: (u.line, u.name))
+
+
+def _converts(node: ast.Call, names: Sequence[str]) -> str | None:
+    """`bytes(text, "utf-8")` and `str(data, "utf-8")` are encode and decode by other names."""
+    with_codec = len(node.args) >= 2 or any(k.arg in ("encoding", "errors") for k in node.keywords)
+    if not with_codec:
+        return None
+    called = node.func.id if isinstance(node.func, ast.Name) else ""
+    if called in ("bytes", "bytearray") and "str.encode" in names:
+        return "str.encode"
+    return "bytes.decode" if called == "str" and "bytes.decode" in names else None
 
 
 def _dotted(node: ast.expr, aliases: dict[str, str]) -> str | None:
@@ -127,7 +140,7 @@ class Withheld:
             if owner is None or (isinstance(owner, type) and owner.__module__ == "builtins"):
                 continue
             before = getattr(owner, attribute, None)
-            if before is not None:
+            if callable(before):  # a namespace such as torch.ops is torch's own machinery: reading finds its use
                 self.patches.append((owner, attribute, before, attribute in vars(owner), _refusal(name, before)))
         roots = tuple(f"{p}." for p in ALWAYS_FORBIDDEN)
         self.modules = [*ALWAYS_FORBIDDEN, *(m for m in sys.modules if m.startswith(roots))]

@@ -32,5 +32,8 @@ def kernel(signature: Signature) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """A small function that kernels call; it is compiled as a part of them."""
+    """A small function that kernels call; it is compiled as a part of them.
+
+    It must stand in the file of its kernels: the disk cache notices a change in that file only.
+    """
     return numba.njit(nogil=True, forceinline=True)(inspect.unwrap(function))

@@ -385,8 +385,9 @@ def learn_merges(
     done, floor = 0, 0
     while done < num_merges and floor != 1:
         table = count_pairs(words)
-        floor = _floor(table[:, COUNT], num_merges - done, spread)
-        rows = 1 << max(10, 2 + int((table[:, COUNT] >= floor).sum()).bit_length())
+        counts = table[table[:, KEY] != 0, COUNT]
+        floor = _floor(counts, num_merges - done, spread)
+        rows = 1 << max(10, 2 + int((counts >= floor).sum()).bit_length())
         table, listed = keep_frequent(table, floor, rows)
         lists = np.empty(listed, dtype=np.uint32)
         list_words(words, table, lists)
@@ -403,7 +404,7 @@ def _floor(counts: np.ndarray, wanted: int, spread: int) -> int:
 
     Merges bring new pairs and make others rarer; about half the count of the pair at the rank wanted has proved a good guess.
     """
-    lowest = 0
-    if wanted < len(counts):
-        lowest = int(np.partition(counts, len(counts) - wanted)[len(counts) - wanted]) // 2
+    if len(counts) == 0:
+        return 1
+    lowest = int(np.partition(counts, -wanted)[-wanted]) // 2 if wanted < len(counts) else 0
     return max(1, lowest, int(counts.max()) // spread)

@@ -40,8 +40,8 @@ def character_classes() -> np.ndarray:
     numbers = np.arange(0x110000, dtype="<u4")
     numbers[0xD800:0xE000] = 0xFFFD  # surrogates are no characters
     text = numbers.tobytes().decode("utf-32-le")
-    kinds = (NUMBER, SPACE, LINE_END, LETTER, UPPER, LOWER, MARK)
-    groups = r"(\p{N}+)|([^\S\r\n]+)|([\r\n]+)|([\p{Lm}\p{Lo}]+)|([\p{Lu}\p{Lt}]+)|(\p{Ll}+)|(\p{M}+)"
+    kinds = (OTHER, NUMBER, SPACE, LINE_END, LETTER, UPPER, LOWER, MARK)
+    groups = r"([\p{Cn}\p{Co}]+)|(\p{N}+)|([^\S\r\n]+)|([\r\n]+)|([\p{Lm}\p{Lo}]+)|([\p{Lu}\p{Lt}]+)|(\p{Ll}+)|(\p{M}+)"
     for match in regex.finditer(groups, text):
         classes[match.start() : match.end()] = kinds[match.lastindex - 1]
     return classes

@@ -32,7 +32,8 @@ from llmcore.tokenizer.pretokenize import (
     special_token_regex,
     words_of,
 )
-from llmcore.tokenizer.training import Engine, Source, learn_from
+from llmcore.tokenizer.training import Engine, Source, in_batches, learn_from
+from llmcore.tokenizer.vocabulary import check_tokens, divide_vocab, number_special
 
 if TYPE_CHECKING:
     from llmcore.tokenizer._encode import Encoder
@@ -105,7 +106,7 @@ class BPETokenizer:
         self.whole_words = whole_words
         self.token_ids = dict(token_ids)
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        _check_tokens(self.token_ids, self.special_tokens, self.merges, self._ranks)
+        check_tokens(self.token_ids, self.special_tokens, self.merges, self._ranks)
         specials = {index: token.encode("utf-8") for token, index in self.special_tokens.items()}
         self.vocab = dict(sorted({**{index: token for token, index in token_ids.items()}, **specials}.items()))
         self._special_regex = special_token_regex(self.special_tokens)
@@ -136,8 +137,9 @@ class BPETokenizer:
 
         A str or Path is a UTF-8 file, read in pieces, so that it may be larger than memory; an iterable gives texts as str and
         files as Path (a list of which every str names a file is a list of files). Each text is a document: no word crosses its
-        edges. Special tokens are never split, counted or merged. `engine` chooses the plain Python or the compiled twin
-        instead of by the size of the text, `num_workers` the number of threads or processes that count words.
+        edges. Special tokens are never split, counted or merged. `engine` chooses the plain Python or the compiled twin,
+        which else the size of the text does. `num_workers` count words: threads for the patterns in PATTERNS (by default one
+        a processor), processes for another (by default none).
 
         >>> BPETokenizer.train(["aaaa"], vocab_size=300).merges  # no pair is left after two merges
         [(b'a', b'a'), (b'aa', b'aa')]
@@ -177,7 +179,7 @@ class BPETokenizer:
 
         Raises: ValueError when two ids have the same bytes or a merge joins or makes what is not in the vocabulary.
         """
-        token_ids, special_ids = _divide_vocab(vocab, special_tokens)
+        token_ids, special_ids = divide_vocab(vocab, special_tokens)
         return cls(
             token_ids,
             merges,
@@ -220,9 +222,9 @@ class BPETokenizer:
                 encoders.put(own)
 
         if threads == 1 or num_chars < 2 * _BATCH_CHARS:
-            return [ids for some in _batches(texts) for ids in encode_some(some)]
+            return [ids for some in in_batches(texts, _BATCH_CHARS) for ids in encode_some(some)]
         with ThreadPoolExecutor(threads) as executor:
-            return [ids for some in executor.map(encode_some, _batches(texts)) for ids in some]
+            return [ids for some in executor.map(encode_some, in_batches(texts, _BATCH_CHARS)) for ids in some]
 
     def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]:
         """The ids of the joined chunks, one by one, in constant memory: the same as `encode("".join(chunks))`.
@@ -404,76 +406,5 @@ class BPETokenizer:
         from llmcore.tokenizer.formats import read_tiktoken
 
         token_ids, merges = read_tiktoken(path)
-        special = _number_special(special_tokens, 1 + max(token_ids.values(), default=-1))
+        special = number_special(special_tokens, 1 + max(token_ids.values(), default=-1))
         return cls(token_ids, merges, special, resolve_pattern(pattern), whole_words=True)
-
-
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in order in lists of some hundred thousand characters."""
-    batch, num_chars = [], 0
-    for text in texts:
-        batch.append(text)
-        num_chars += len(text)
-        if num_chars >= _BATCH_CHARS:
-            yield batch
-            batch, num_chars = [], 0
-    yield batch
-
-
-def _number_special(special_tokens: Mapping[str, int] | Iterable[str], first_id: int) -> dict[str, int]:
-    if isinstance(special_tokens, Mapping):
-        return dict(special_tokens)
-    return {token: first_id + place for place, token in enumerate(check_special_tokens(special_tokens))}
-
-
-def _divide_vocab(
-    vocab: Mapping[int, bytes], special_tokens: Iterable[str] | Mapping[str, int]
-) -> tuple[dict[bytes, int], dict[str, int]]:
-    """Ordinary tokens and special tokens of a vocabulary, each with its id."""
-    ids_of: dict[bytes, list[int]] = {}
-    for index, token in sorted(vocab.items()):
-        ids_of.setdefault(bytes(token), []).append(index)
-    special: dict[str, int] = {}
-    if isinstance(special_tokens, Mapping):
-        special = dict(special_tokens)
-    else:
-        next_id = max(vocab, default=-1) + 1
-        for token in check_special_tokens(special_tokens):
-            known = ids_of.get(token.encode("utf-8"), [])
-            if len(known) == 1 and len(token.encode("utf-8")) == 1:
-                known = []  # that id is the byte itself
-            if known:
-                special[token] = known[0]
-            else:
-                special[token], next_id = next_id, next_id + 1
-    taken = set(special.values())
-    token_ids: dict[bytes, int] = {}
-    for token, ids in ids_of.items():
-        ordinary = [index for index in ids if index not in taken]
-        if len(ordinary) > 1:
-            raise ValueError(f"ids {ordinary[0]} and {ordinary[1]} both stand for {token!r}; a token must have one id")
-        if ordinary:
-            token_ids[token] = ordinary[0]
-    return token_ids, special
-
-
-def _check_tokens(
-    token_ids: Mapping[bytes, int], special_tokens: Mapping[str, int], merges: Sequence[Pair], ranks: Mapping[Pair, int]
-) -> None:
-    if len(ranks) < len(merges):
-        doubled = next(rank for rank, pair in enumerate(merges) if ranks[pair] != rank)
-        raise ValueError(f"merge {doubled} {merges[doubled]!r} is listed twice; keep the first")
-    used: dict[int, str | bytes] = {}
-    for token, index in [*special_tokens.items(), *token_ids.items()]:
-        if index in used:
-            raise ValueError(f"id {index} stands for both {used[index]!r} and {token!r}; every token needs its own id")
-        if index < 0 or not token:
-            raise ValueError(f"tokens must not be empty and ids not negative, got {token!r} with id {index}")
-        used[index] = token
-    for rank, (left, right) in enumerate(merges):
-        if left not in token_ids or right not in token_ids or left + right not in token_ids:
-            missing = next(token for token in (left, right, left + right) if token not in token_ids)
-            raise ValueError(
-                f"merge {rank} ({left!r}, {right!r}) needs the token {missing!r}, which is not in the vocabulary; "
-                "vocabulary and merges must come from the same training"
-            )

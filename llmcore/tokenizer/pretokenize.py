@@ -117,14 +117,15 @@ def words_of(text: str, pattern: Pattern = GPT2_PATTERN) -> list[str]:
 def encode_utf8(text: str) -> bytes:
     """The UTF-8 bytes of a text.
 
-    Raises: ValueError with the place of a lone surrogate, which UTF-8 cannot write.
+    Raises: ValueError with what stands before a lone surrogate, which UTF-8 cannot write.
     """
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text holds a lone surrogate U+{ord(text[error.start]):04X} at position {error.start}, which UTF-8 cannot "
-            "write; replace it first: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            f"the text holds a lone surrogate U+{ord(text[error.start]):04X} after "
+            f"{text[max(0, error.start - 20) : error.start]!r}, which UTF-8 cannot write; replace it first: "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
-
-import numpy as np
 
 from llmcore.tokenizer import bpe
 from llmcore.tokenizer.bpe import Pair
@@ -34,6 +32,8 @@ ENGINES: tuple[Engine, ...] = ("auto", "python", "compiled")
 
 COMPILED_FROM_CHARS = 4_000_000
 """Texts from this size on are worth loading the compiled code for, which may have to be compiled first (some ten seconds)."""
+
+_BATCH_CHARS = 1 << 18
 
 Source = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -58,7 +58,7 @@ def learn_from(
     """
     check_engine(engine)
     if num_workers is not None and num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}; for one a processor pass None")
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}; pass None for as many as pay")
     pieces = _pieces_of_source(source, pattern, special_tokens)
     begun, num_chars = [], 0
     for piece in pieces:
@@ -77,7 +77,8 @@ def learn_from(
         words = _count_compiled(pieces, special_tokens, pattern, num_workers or min(os.cpu_count() or 1, 8))
         return learn_merges(*words, num_merges)
     counts: Counter[bytes] = Counter()
-    for part in _in_parallel(count_words, pieces, (pattern, special_tokens), _processes(num_workers)):
+    workers = num_workers or 1
+    for part in _in_parallel(count_words, pieces, (pattern, special_tokens), _processes(workers), 2 * workers):
         counts.update(part)
     if engine == "python":
         return bpe.learn_merges(counts, num_merges)
@@ -90,31 +91,48 @@ def _pieces_of_source(source: Source, pattern: Pattern, special_tokens: Sequence
         yield from safe_pieces(chunks, pattern, special_tokens)
 
 
-def _processes(num_workers: int | None) -> Executor | None:
-    if num_workers is None or num_workers == 1:
+def _processes(workers: int) -> Executor | None:
+    if workers == 1:
         return None
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    return ProcessPoolExecutor(num_workers, mp_context=context)
+    return ProcessPoolExecutor(workers, mp_context=context)
 
 
-def _in_parallel(function, items: Iterable, arguments: tuple, executor: Executor | None) -> Iterator:
-    """`function(item, *arguments)` of each item in order, a few of them ahead at a time."""
+def _in_parallel(
+    function: Callable, items: Iterable, arguments: tuple, executor: Executor | None, ahead: int
+) -> Iterator:
+    """`function(item, *arguments)` of each item in order, at most so many ahead of what has been taken."""
     if executor is None:
         yield from (function(item, *arguments) for item in items)
         return
     with executor:
-        waiting: list[Future] = []
+        waiting: deque[Future] = deque()
         for item in items:
             waiting.append(executor.submit(function, item, *arguments))
-            if len(waiting) > 2 * executor._max_workers:
-                yield waiting.pop(0).result()
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
 
 
-def _count_compiled(
-    pieces: Iterable[str], special_tokens: Sequence[str], pattern: Pattern, num_threads: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def in_batches(texts: Iterable[str], batch_chars: int) -> Iterator[list[str]]:
+    """The texts in order in lists of at least so many characters, the last one excepted.
+
+    >>> list(in_batches(["a", "bc", "d"], 2))
+    [['a', 'bc'], ['d']]
+    """
+    batch, num_chars = [], 0
+    for text in texts:
+        batch.append(text)
+        num_chars += len(text)
+        if num_chars >= batch_chars:
+            yield batch
+            batch, num_chars = [], 0
+    if batch:
+        yield batch
+
+
+def _count_compiled(pieces: Iterable[str], special_tokens: Sequence[str], pattern: Pattern, num_threads: int) -> tuple:
     """The words as `WordTable.words` gives them, counted in threads (the kernels hold no GIL), each with a table of its own."""
     from llmcore.tokenizer._scan import SEPARATOR, word_ends
     from llmcore.tokenizer._words import WordTable
@@ -125,10 +143,11 @@ def _count_compiled(
     for table in tables:
         free.put(table)
 
-    def count(piece: str) -> None:
+    def count(batch: list[str]) -> None:
         table = free.get()
         try:
-            parts = [encode_utf8(part) for is_special, part in pieces_of(piece, special) if not is_special]
+            cut = (pieces_of(piece, special) for piece in batch)
+            parts = [encode_utf8(part) for is_special, part in chain.from_iterable(cut) if not is_special]
             text, start = bytes([SEPARATOR]).join(parts), 0
             for ends in word_ends(text, pattern):
                 table.count(text, start, ends)
@@ -137,7 +156,7 @@ def _count_compiled(
             free.put(table)
 
     executor = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
-    for _ in _in_parallel(count, pieces, (), executor):
+    for _ in _in_parallel(count, in_batches(pieces, _BATCH_CHARS), (), executor, 2 * num_threads):
         pass
     while len(tables) > 1:
         tables[0].add(tables.pop())
@@ -145,6 +164,8 @@ def _count_compiled(
 
 
 def _merges_of_counts(counts: Counter[bytes], num_merges: int) -> list[Pair]:
+    import numpy as np
+
     from llmcore.tokenizer._merge import learn_merges
 
     lengths = np.array([len(word) for word in counts], dtype=np.int64)

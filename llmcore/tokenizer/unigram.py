@@ -129,7 +129,7 @@ def seed_pieces(word_counts: Mapping[str, int], size: int, max_piece_chars: int 
     repeated = [(count * len(piece), piece) for piece, count in substrings.items() if count > 1]
     chosen = sorted(repeated, reverse=True)[: max(0, size - len(characters))]
     scores = {**characters, **{piece: score for score, piece in chosen}}
-    return _normalised(scores)
+    return _normalised({piece: float(score) for piece, score in scores.items()})
 
 
 def _normalised(scores: Mapping[str, float]) -> dict[str, float]:
@@ -166,7 +166,7 @@ def prune(word_counts: Mapping[str, int], log_probs: Mapping[str, float], size: 
     for word, occurrences in word_counts.items():
         for piece in _viterbi(word, log_probs, longest)[0]:
             used[piece] += occurrences
-    losses = []
+    losses: list[tuple[float, str]] = []
     for piece, log_prob in log_probs.items():
         if len(piece) > 1:
             others = {part: log_probs[part] for part in _substrings(piece) if part != piece and part in log_probs}

@@ -207,6 +207,20 @@ def remove_leftovers(folder: str | os.PathLike[str], keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def set_aside(folder: str | os.PathLike[str], after_step: int) -> None:
+    """Move checkpoints of later steps to a folder FOLDER.abandoned, where they are neither the newest nor counted.
+
+    A run that begins before them would otherwise end in a folder whose newest checkpoints are another run's.
+    """
+    folder = Path(folder)
+    for path in list_checkpoints(folder):
+        if int(path.name.removeprefix("step_")) > after_step:
+            away = folder.with_name(f"{folder.name}.abandoned") / path.name
+            away.parent.mkdir(exist_ok=True)
+            shutil.rmtree(away, ignore_errors=True)
+            path.rename(away)
+
+
 def _write(path: Path, content: Any) -> None:
     with open(path, "wb") as file:
         torch.save(content, file)

@@ -106,7 +106,10 @@ class Trainer:
     def fit(self) -> TrainResult:
         """Train to total_steps, or to a signal, and return the result; goes on from a checkpoint as `resume` says."""
         with self.running(), StopRequests() as stop:
-            return self._train(stop)
+            try:
+                return self._train(stop)
+            finally:
+                gc.unfreeze()
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Trainer"]:
@@ -140,10 +143,12 @@ class Trainer:
         self.newest: Path | None = None
         self._ready: tuple[int, Batch, dict[str, Any]] | None = None
         self._waiting: tuple[int, dict[str, float], _Reading] | None = None
+        self._resume()
+        place.wait()
         if place.is_first:
+            ckpt.set_aside(self.checkpoints, self.step)
             ckpt.remove_leftovers(self.checkpoints, config.keep_checkpoints)
         place.wait()
-        self._resume()
 
     def _prepare(self) -> Prepared:
         """Data and tokenizer; the first process writes the files, the others then find them."""
@@ -198,7 +203,6 @@ class Trainer:
             if self.step == first_step + 1:
                 gc.collect()
                 gc.freeze()  # what lives now lives to the end: collections need not look at it again
-        gc.unfreeze()
         self._flush()
         self.model.eval()
         result.steps, result.checkpoint, result.seconds = self.step, self.newest, time.perf_counter() - begin

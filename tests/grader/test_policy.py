@@ -44,6 +44,9 @@ def test_honest_sources_are_left_alone(source):
 def test_methods_of_builtin_types_are_found_by_reading():
     assert scan("def f(c): return chr(c).encode('utf-8')", ("str.encode",))
     assert scan("def f(d): return bytes.decode(d)", ("bytes.decode",))
+    assert scan("def f(c): return bytes('%c' % c, 'utf-8')", ("str.encode",))
+    assert scan("def f(d): return str(d, encoding='utf-8')", ("bytes.decode",))
+    assert not scan("def f(d): return str(d) + bytes([1]).hex()", ("str.encode", "bytes.decode"))
     assert scan("def f(c): return chr(c)", ("chr",))
     assert not scan("def chr(c): return c\ndef f(c): return chr(c)", ("chr",))
 
@@ -78,3 +81,12 @@ def test_a_withheld_class_stays_a_class():
         with pytest.raises(Forbidden):
             torch.nn.RMSNorm(3)
     assert torch.nn.RMSNorm(3).weight.shape == (3,)
+
+
+def test_machinery_of_torch_is_found_by_reading_and_never_replaced():
+    assert scan("def f(x): return torch.ops.aten.softmax(x, -1)", ("torch.ops",))
+    assert scan("def f(x): return torch._C._nn.scaled_dot_product_attention(x, x, x)", ("torch._C",))
+    before = torch.ops, torch._C
+    with withhold(("torch.ops", "torch._C")):
+        assert (torch.ops, torch._C) == before
+        assert torch.ones(2).sum() == 2

@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refused import refused
 
 from llmcore import text
 
@@ -50,7 +51,7 @@ def test_utf8_decoding_is_as_strict_as_python(data):
     try:
         expected = [ord(character) for character in data.decode("utf-8")]
     except UnicodeDecodeError:
-        with pytest.raises(ValueError, match=r"byte|surrogate|0x10FFFF"):
+        with refused(r"byte|surrogate|0x10FFFF"):
             text.utf8_decode(data)
     else:
         assert text.utf8_decode(data) == expected
@@ -64,7 +65,7 @@ def test_random_leads_and_continuations_are_as_strict_as_python():
         try:
             expected = list(map(ord, data.decode("utf-8")))
         except UnicodeDecodeError:
-            with pytest.raises(ValueError, match=r"byte|surrogate|0x10FFFF"):
+            with refused(r"byte|surrogate|0x10FFFF"):
                 text.utf8_decode(data)
         else:
             assert text.utf8_decode(data) == expected
@@ -79,7 +80,7 @@ def test_wide_decoding_is_as_strict_as_python(data, encoding):
     try:
         expected = list(map(ord, data.decode(CODECS[encoding])))
     except UnicodeDecodeError:
-        with pytest.raises(ValueError, match=r"byte|surrogate|0x10FFFF"):
+        with refused(r"byte|surrogate|0x10FFFF"):
             DECODERS[encoding](data)
     else:
         assert DECODERS[encoding](data) == expected
@@ -88,7 +89,7 @@ def test_wide_decoding_is_as_strict_as_python(data, encoding):
 @pytest.mark.parametrize("encode", [text.utf8_encode, text.utf16_encode, text.utf32_encode])
 @pytest.mark.parametrize("number", [-1, 0xD800, 0xDFFF, 0x110000])
 def test_what_is_no_character_is_refused(encode, number):
-    with pytest.raises(ValueError, match=r"surrogate|0x10FFFF"):
+    with refused(r"surrogate|0x10FFFF"):
         encode(number)
 
 
@@ -115,7 +116,7 @@ def test_graphemes_are_what_a_reader_counts():
 def test_normal_forms_are_those_of_unicodedata_and_only_those():
     for form in text.NORMAL_FORMS:
         assert text.normalize("e\u0301ﬁİ", form) == unicodedata.normalize(form, "e\u0301ﬁİ")
-    with pytest.raises(ValueError, match="NFC, NFD"):
+    with refused("NFC, NFD"):
         text.normalize("a", "nfc")
 
 
@@ -135,7 +136,7 @@ def test_mojibake_and_tables_of_encodings():
 
 def test_the_slope_of_a_power_law_is_its_exponent():
     assert text.zipf_slope([10**9 // rank**2 for rank in range(1, 50)]) == pytest.approx(-2.0, abs=1e-5)
-    with pytest.raises(ValueError, match="at least two"):
+    with refused("at least two"):
         text.zipf_slope([3, 0])
 
 
@@ -171,5 +172,5 @@ def test_texts_that_are_always_there():
     assert 20_000 < len(source.encode()) <= 30_000
     assert source.endswith("\n")
     assert source == text.standard_library_sources(30_000)
-    with pytest.raises(ValueError, match="at least 1"):
+    with refused("at least 1"):
         text.standard_library_sources(0)

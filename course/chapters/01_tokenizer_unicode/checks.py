@@ -56,6 +56,10 @@ def _one_code_point_cases(rng: Rng) -> Iterator[Case]:
         yield Case(label=f"{code_point:#x} lies above 0x10FFFF", args=(code_point,), raises=ValueError)
     for number in (-1, -rng.integer(2, 2**21)):
         yield Case(label=f"{number} is negative", args=(number,), raises=ValueError)
+    for number in (2**63, 2**64, 2**100):
+        label = f"a number of {number.bit_length()} bits lies above 0x10FFFF"
+        yield Case(label=label, args=(number,), raises=ValueError)
+    yield Case(label="a negative number of 70 bits", args=(-(2**69),), raises=ValueError)
     for bit in range(21):
         yield Case(label=f"only bit {bit} is set", args=(1 << bit,))
     for code_point in _characters(rng, 40):
@@ -189,6 +193,24 @@ def utf8_encode(code_point):
             says="Sixteen bits were enough in 1991. Emoji and rare Chinese characters lie above U+FFFF and take four bytes.",
         ),
         Misconception(
+            name="noncharacters refused",
+            replace=(
+                "if not 0 <= code_point <= 0x10FFFF",
+                "if code_point & 0xFFFE == 0xFFFE or not 0 <= code_point <= 0x10FFFF",
+            ),
+            says="U+FFFE and U+FFFF are noncharacters, and encodings still write them. Only surrogates and numbers out of range raise.",
+        ),
+        Misconception(
+            name="surrogates thought to reach U+E000",
+            replace=("0xD800 <= code_point <= 0xDFFF", "0xD800 <= code_point <= 0xE000"),
+            says="The last surrogate is 0xDFFF. U+E000 is a legal code point, the first of the private use area.",
+        ),
+        Misconception(
+            name="surrogates thought to begin at U+D7FF",
+            replace=("0xD800 <= code_point <= 0xDFFF", "0xD7FF <= code_point <= 0xDFFF"),
+            says="The first surrogate is 0xD800. U+D7FF is a legal code point.",
+        ),
+        Misconception(
             name="zero written as C0 80",
             replace=("if code_point < 0x80:", "if 0 < code_point < 0x80:"),
             says="U+0000 is the single byte 00. C0 80 is an overlong form (Java's modified UTF-8), which strict decoders refuse.",
@@ -265,7 +287,7 @@ BROKEN = (
     ("a continuation byte with nothing before it", "80", "BF", "61 80 62", "C3 A9 A9", "E6 B1 89 89", "F0 9F 98 89 80"),
     ("the text ends inside a character", "C3", "E6", "E6 B1", "F0", "F0 9F", "F0 9F 98", "61 C3", "E6 B1 89 E6 B1"),
     ("a character is cut short by the next one", "C3 41", "E6 41 42", "E6 B1 41", "F0 9F 98 41", "F0 9F 41 42", "E6 B1 E6 B1 89"),
-    ("a lead byte where a continuation byte belongs", "C3 C3", "C3 E9", "E6 F1 89", "E6 B1 C9", "F0 9F D8 89", "F0 9F 98 C9"),
+    ("a lead byte where a continuation byte belongs", "C3 C3", "C3 E9", "E6 F1 89", "E6 B1 C9", "F0 9F D8 89", "F0 9F 98 C9", "C3 C0", "E6 C0 89", "E6 B1 C0", "F0 C0 98 89", "F0 9F C0 89", "F0 9F 98 C0"),
     ("an ASCII byte where a continuation byte belongs", "C3 29", "E6 31 89", "E6 B1 09", "F0 1F 98 89", "F0 9F 58 89", "F0 9F 98 00"),
     ("an overlong form of two bytes", "C0 80", "C0 AF", "C1 BF", "C1 81"),
     ("an overlong form of five or six bytes", "F8 80 80 81 81", "F8 80 8F BF BF", "FC 80 80 80 81 81"),
@@ -273,7 +295,7 @@ BROKEN = (
     ("an overlong form of four bytes", "F0 80 80 80", "F0 80 80 AF", "F0 82 82 AC", "F0 8F BF BF"),
     ("a surrogate", "ED A0 80", "ED AF BF", "ED B0 80", "ED BF BF", "ED A0 BD ED B8 89"),
     ("a number above 0x10FFFF", "F4 90 80 80", "F5 80 80 80", "F7 BF BF BF", "F4 BF BF BF"),
-    ("a byte that begins no character", "F8", "FF", "FE", "F8 88 80 80 80", "FC 84 80 80 80 80", "FB BF BF BF BF", "FF FE 41"),
+    ("a byte that begins no character", "F8", "FF", "FE", "F8 88 80 80 80", "FC 84 80 80 80 80", "FB BF BF BF BF", "FF FE 41", "F8 90 80 80", "FC 8F BF BF", "FF BF BF BF"),
 )  # fmt: skip
 
 
@@ -342,6 +364,21 @@ UTF8_DECODE = Exercise(
             says="ED A0 80 has the right shape, but its number is a surrogate. No character has it, so it must be refused.",
         ),
         Misconception(
+            name="noncharacters refused",
+            replace=("if 0xD800 <= value <= 0xDFFF", "if value & 0xFFFE == 0xFFFE or 0xD800 <= value <= 0xDFFF"),
+            says="U+FFFE and U+FFFF are noncharacters, and encodings still write them: EF BF BF is legal and decodes to 0xFFFF.",
+        ),
+        Misconception(
+            name="surrogates thought to reach U+E000",
+            replace=("0xD800 <= value <= 0xDFFF", "0xD800 <= value <= 0xE000"),
+            says="The last surrogate is 0xDFFF. U+E000 is a legal code point, the first of the private use area.",
+        ),
+        Misconception(
+            name="surrogates thought to begin at U+D7FF",
+            replace=("0xD800 <= value <= 0xDFFF", "0xD7FF <= value <= 0xDFFF"),
+            says="The first surrogate is 0xD800. U+D7FF is a legal code point.",
+        ),
+        Misconception(
             name="numbers above 0x10FFFF accepted",
             replace=("0xD800 <= value <= 0xDFFF or value > 0x10FFFF", "0xD800 <= value <= 0xDFFF"),
             says="F4 90 80 80 is 0x110000, one past the last code point. Four bytes could count further than Unicode goes.",
@@ -349,7 +386,7 @@ UTF8_DECODE = Exercise(
         Misconception(
             name="continuation bytes not looked at",
             replace=("byte & 0xC0 != 0x80", "False"),
-            says="The bytes after the lead must look like 10xxxxxx. C3 41 is a broken character and an A, not one character.",
+            says="Every continuation byte, not just the first, must look like 10xxxxxx. C3 41 is a broken character and an A, not one character.",
         ),
         Misconception(
             name="continuation bytes tested by the top bit only",
@@ -706,6 +743,8 @@ def _count_pairs_cases(rng: Rng) -> Iterator[Case]:
     )
     yield Case(label="bytes of Chinese and emoji", args=({_letters("汉汉字"): 2, _letters("😉é"): 3},))
     yield Case(label="counts of a large corpus", args=({_letters("the"): 10**12, _letters("then"): 10**12 + 1},))
+    yield Case(label="counts beyond 2**53", args=({_letters("ab"): 2**60, _letters("abc"): 1},))
+    yield Case(label="zero bytes", args=({(b"\x00", b"\x00\x00", b"\x00", b"a"): 2},))
     yield Case(label="two tokens, both the same", args=({(b"x", b"x"): n},))
     for _ in range(8):
         tokens = (b"a", b"b", b"ab", b"ba", b"\xc3", b"\xa9", b" ")
@@ -897,6 +936,8 @@ def _merge_word_cases(rng: Rng) -> Iterator[Case]:
     yield Case(label="zero bytes", args=((b"\x00", b"\x00", b"\x00"), (b"\x00", b"\x00")))
     yield Case(label="tokens that are or hold spaces", args=((b" ", b"a", b" a", b" ", b" ", b"a"), (b" ", b"a")))
     yield Case(label="tokens that are commas and line ends", args=((b",", b"\n", b"\n", b",\n", b","), (b"\n", b"\n")))
+    every_byte = tuple(bytes([byte]) for byte in (*range(256), *b"ab"))
+    yield Case(label="all 256 bytes: no byte is free to part tokens with", args=(every_byte, (b"a", b"b")))
     tokens = (b"a", b"b", b"ab", b"aa", b"ba")
     for _ in range(12):
         word = tuple(rng.choice(tokens) for _ in range(rng.integer(9, 16)))
@@ -1199,6 +1240,9 @@ def _train_bpe_cases(rng: Rng) -> Iterator[Case]:
     yield Case(label="white space at both ends", args=("  ab \n ab\n\n", 300, []))
     yield Case(label="line ends stay as they are", args=("a\r\n\r\nb\r\n\r\nc\r\r\rd", 300, []))
     yield Case(label="contractions, numbers, signs", args=("don't won't we'll x12 12 12!! !! it's IT'S '' 's", 275, []))
+    yield Case(label="a run of digits is one word", args=("2024 2024 2024 1999 12345 12345", 275, []))
+    yield Case(label="the same document again counts again", args=("ab<e>ab<e>ab<e>zz zz", 258, ["<e>"]))
+    yield Case(label="End is not end", args=("abEnd abEnd end ab", 261, ["end"]))
     yield Case(label="no merge joins a word and its neighbour", args=("of the of the of the of the", 300, []))
     yield Case(label="combining signs and digits of other scripts", args=("हिन्दी हिन्दी ๑๒ ๑๒ ½½ x² x²", 290, []))
     for _ in range(4):
@@ -1726,11 +1770,17 @@ def _encode_cases(rng: Rng) -> Iterator[Case]:
     yield hand("a special token inside a word", "xab<e>aby", "a_b,x_ab,ab_y", ["<e>"])
     yield hand("spaces beside a special token", "a  <e> a  <e>  a", " _ ,  _a, _a", ["<e>"])
     yield hand("<E> is not <e>", "<E><e>", "<_E", ["<e>"])
+    yield hand("End is not end", "abEnd end", "b_E", ["end"])
     yield hand("a special token that overlaps itself", "aaa aa", "a_a", ["aa "])
     for special in ("a|b", "[X]", "(.)", "^$", "\\d", "b+", "a.c", "{2}", "?!", "#1", "a b"):
         text = f"ab abc {special} a|b [X] 1b {special}ab (.) a b bb"
         yield hand(f"a special token with signs that mean something to regex: {special}", text, "a_b, _ab", [special])
     yield hand("a special token that is not ASCII", "a«é»é", "a_b", ["«é»"])
+    yield hand("a run of digits is one word", "2024 12345", "1_2,3_4,12_34,1234_5,2_0,2_4,20_24")
+    yield hand("capitals after an apostrophe are no contraction", "IT'S DON'T", "'_S,'_T")
+    yield hand("a zero byte and a byte order mark are characters", "\ufeffa\x00b", "a_b")
+    in_words = [(b"a", b"\xc3"), (b"1", b"\xc2")]
+    yield Case(label="é and ² belong to the word before them", args=("aé 1²", _hand_vocab(in_words), in_words))
     accents = [(b"e", b"\xcc"), (b"\xc3", b"\xa9"), (b"f", b"i"), (b"e\xcc", b"\x81")]
     yield Case(label="nothing is normalised", args=("e\u0301 é ﬁ fi İ ² ２", _hand_vocab(accents), accents))
     many = "é한😉 é한😉 👩‍👩‍👧 👩‍👩‍👧 🇩🇪 汉字汉字 汉字 हिन्दी"
@@ -1853,6 +1903,31 @@ def encode(text, vocab, merges, special_tokens=None):
             (
                 "parts[i:i + 2] = [parts[i] + parts[i + 1]]",
                 "parts[i:i + 2] = [parts[i] + parts[i + 1]]\n                break",
+            ),
+        ),
+        _wrong_encoding(
+            "all ranks in one sweep",
+            "A sweep from left to right that joins every pair it knows ignores the ranks. In each round merge one pair: the one of lowest rank.",
+            (
+                "                i = min(places, key=lambda i: rank[parts[i], parts[i + 1]])\n"
+                "                parts[i:i + 2] = [parts[i] + parts[i + 1]]",
+                "                swept, i = [], 0\n"
+                "                while i < len(parts):\n"
+                "                    size = 2 if tuple(parts[i:i + 2]) in rank else 1\n"
+                "                    swept.append(b''.join(parts[i:i + size]))\n"
+                "                    i += size\n"
+                "                parts = swept",
+            ),
+        ),
+        _wrong_encoding(
+            "one round a word",
+            "One round joins one pair, wherever it stands. Then look again, until no neighbours are a pair in merges.",
+            (
+                "                i = min(places, key=lambda i: rank[parts[i], parts[i + 1]])\n"
+                "                parts[i:i + 2] = [parts[i] + parts[i + 1]]",
+                "                i = min(places, key=lambda i: rank[parts[i], parts[i + 1]])\n"
+                "                parts = list(merge_word(tuple(parts), (parts[i], parts[i + 1])))\n"
+                "                break",
             ),
         ),
         _wrong_encoding(
@@ -2090,6 +2165,8 @@ def _decode_cases(rng: Rng) -> Iterator[Case]:
     yield split("a byte order mark stays", b"\xef\xbb\xbfA", b"\xef\xbb\xbf")
     yield split("letter and accent stay two code points", b"e", b"\xcc\x81", "ﬁ²".encode())
     yield split("a zero byte", b"a\x00", b"b")
+    yield Case(label="a token of no bytes", args=([3, 1, 3], {3: b"", 1: b"a"}))
+    yield split("signs that other tokenizers use for spaces: Ġ and ▁", "Ġa".encode(), "▁bĊ".encode())
     yield split("special tokens are text too", b"<|endoftext|>", b"a")
     yield split("a replacement character that was in the text", "\ufffd".encode(), b"a")
     yield split("a lone continuation byte", b"a", b"\x89", b"b")
@@ -2138,6 +2215,27 @@ DECODE = Exercise(
             name="bad bytes ignored",
             replace=('errors="replace"', 'errors="ignore"'),
             says='Dropping bad bytes hides that something is wrong. U+FFFD shows it: errors="replace".',
+        ),
+        Misconception(
+            name="a cut character at the end dropped",
+            code="""
+import codecs
+
+def decode(ids, vocab):
+    for i in ids:
+        if i not in vocab:
+            raise ValueError(i)
+    return codecs.getincrementaldecoder("utf-8")(errors="replace").decode(b"".join(vocab[i] for i in ids))
+""",
+            says="An incremental decoder keeps an unfinished character back and waits for more. At the end of the text it becomes U+FFFD: final=True.",
+        ),
+        Misconception(
+            name="id 0 skipped",
+            replace=(
+                "    unknown =",
+                "    ids = [token_id for token_id in ids if token_id]\n    unknown =",
+            ),
+            says="0 is false in Python, and it is an id like any other. Ask `in vocab`, not whether the id is true.",
         ),
         Misconception(
             name="bad bytes written out",
@@ -2468,6 +2566,10 @@ def _viterbi_cases(rng: Rng) -> Iterator[Case]:
     yield case("no characters", "", a=-1.0)
     yield case("a piece longer than the word", "ab", a=-1.0, b=-1.0, abc=-0.1)
     yield case("a long piece", "abcdefghijklmnop", abcdefghijklmnop=-9.0, **dict.fromkeys("abcdefghijklmnop", -1.0))
+    yield case("a piece of 60 characters", "ab" * 30, a=-1.0, b=-1.0, **{"ab" * 30: -9.0})
+    yield case("two pieces better by 1e-8", "ab", a=-1.0, b=-1.0, ab=-2.00000001)
+    yield case("one piece better by 1e-8", "ab", a=-1.0, b=-1.0, ab=-1.99999999)
+    yield case("a sum below -1e9", "aa", a=-1e12)
     yield case("pieces that the word lacks", "xy", x=-1.0, y=-1.0, z=-0.1, yx=-0.1)
     yield case("Chinese", "跟我学语文", 跟=-3.0, 我=-2.0, 学=-3.5, 语=-4.0, 文=-4.0, 语文=-5.0, 学语=-7.0, 跟我=-6.0)
     yield Case(

@@ -213,7 +213,7 @@ def merge_word(word: tuple[bytes, ...], pair: tuple[bytes, bytes]) -> tuple[byte
 
     Occurrences are taken from left to right and do not overlap: (a, a) in (a, a, a) gives (aa, a). A pair is two
     neighbouring tokens that equal pair[0] and pair[1]; other tokens whose bytes happen to join to the same are left
-    alone. A word without the pair comes back equal to itself; () gives ().
+    alone. A word without the pair comes back equal to itself; () gives (). The word may be of any length.
 
     >>> merge_word((b"b", b"a", b"n", b"a", b"n", b"a"), (b"a", b"n"))
     (b'b', b'an', b'an', b'a')

@@ -29,6 +29,10 @@ SOFTMAX_ROUTINES = tuple(
     "torch.nn.LogSoftmax",
     "torch.nn.Softmin",
     "scipy.special.softmax",
+    "torch._softmax",
+    "torch._safe_softmax",
+    "torch.ops",
+    "torch._C",
 )
 ATTENTION_ROUTINES = (
     "torch.nn.functional.scaled_dot_product_attention",
@@ -36,6 +40,8 @@ ATTENTION_ROUTINES = (
     "torch.nn.MultiheadAttention",
     "torch.nn.attention.flex_attention",
     "torch.nn.TransformerEncoderLayer",
+    "torch.ops",
+    "torch._C",
 )
 
 
@@ -137,6 +143,7 @@ def _softmax_cases(rng):
     yield Case(label="the last dimension by default", args=(x,), grad=(0,))
     for dim in (0, 1, 2, -2, -3):
         yield Case(label=f"dim={dim} of shape (2, 3, 5)", args=(x, dim), grad=(0,))
+    yield Case(label="dim=1 of shape (2, 3, 4, 5)", args=(rng.normal(2, 3, 4, 5), 1), grad=(0,))
     yield Case(label="a square matrix, dim=0", args=(rng.normal(4, 4),), kwargs={"dim": 0})
     yield Case(label="a square matrix, default dim", args=(rng.normal(4, 4),))
     yield Case(label="one score alone has weight 1", args=(rng.normal(3, 1),))
@@ -147,6 +154,7 @@ def _softmax_cases(rng):
     yield Case(label="the same, with dim=0", args=(lifted.T.contiguous(), 0))
     yield Case(label="every score near -10000", args=(rng.normal(3, 7, shift=-1e4),))
     yield Case(label="every score near -1,000,000", args=(rng.normal(3, 7, shift=-1e6),))
+    yield Case(label="every score near -1e31", args=(rng.normal(3, 7, scale=1e30, shift=-1e31),))
     yield Case(
         label="float32 scores between -300 and 300", args=(rng.uniform(5, 7, low=-300, high=300, dtype=torch.float32),)
     )
@@ -178,6 +186,9 @@ def _softmax_cases(rng):
         half = rng.normal(3, 7, scale=2.0, dtype=dtype)
         half[1, 1:] = -INF
         yield Case(label=f"{str(dtype)[6:]} stays {str(dtype)[6:]}", args=(half,), close=close)
+        wide = rng.uniform(4, 7, low=-300, high=300, dtype=dtype)
+        wide[1], wide[2, 3] = -INF, -INF
+        yield Case(label=f"{str(dtype)[6:]} scores between -300 and 300, one row all -inf", args=(wide,), close=close)
     yield Case(label="an input that is not contiguous", args=(_turned(rng.normal(3, 4, 5)), 1))
     yield Case(
         label="an expanded input", args=(Code("def make(x):\n    return x.expand(3, 4, 5)", (rng.normal(4, 1),)), 0)
@@ -194,6 +205,8 @@ def _attention_cases(rng):
     yield Case(label="T=5 queries, S=7 keys, D=6, Dv=4", args=(q, k, v), grad=(0, 1, 2))
     square = (rng.normal(B, H, D, D), rng.normal(B, H, D, D), rng.normal(B, H, D, D))
     yield Case(label="T = S = D = Dv: every mix-up of axes fits", args=square)
+    tall_q, tall_k, wide_v = rng.normal(B, H, 7, 4), rng.normal(B, H, 5, 4), rng.normal(B, H, 5, 6)
+    yield Case(label="T=7 queries, S=5 keys, D=4, Dv=6", args=(tall_q, tall_k, wide_v), grad=(0, 1, 2))
     yield Case(label="no batch and no heads: (T, D)", args=qkv(lead=()), grad=(0, 1, 2))
     yield Case(label="one leading dimension", args=qkv(lead=(3,)))
     yield Case(label="three leading dimensions", args=qkv(lead=(2, 1, 3)))
@@ -207,6 +220,9 @@ def _attention_cases(rng):
     mask[:, 2] = True
     mask[0, 1] = False
     yield Case(label="mask (T, S)", args=(q, k, v, mask), grad=(0, 1, 2))
+    flat = rng.mask(T, S)
+    flat[:, 2] = True
+    yield Case(label="mask (T, S) where B = T", args=(*qkv(lead=(T, H)), flat))
     yield Case(label="a mask of all True hides nothing", args=(q, k, v, torch.ones(T, S, dtype=torch.bool)))
     padding = torch.ones(B, 1, 1, S, dtype=torch.bool)
     padding[0, ..., 5:] = False
@@ -216,6 +232,11 @@ def _attention_cases(rng):
     yield Case(
         label="padded keys, mask (B, 1, 1, S); the padding holds huge values",
         args=(q, k_pad, v_pad, padding),
+        grad=(0,),
+    )
+    yield Case(
+        label="padded keys and values of 1e30",
+        args=(q, k.masked_fill(hidden, 1e30), v.masked_fill(hidden, 1e30), padding),
         grad=(0,),
     )
     tall = (q, k[..., :T, :], v[..., :T, :], padding[..., 1 : 1 + T])
@@ -231,6 +252,9 @@ def _attention_cases(rng):
     shut[3] = False
     nothing = _zero_where(torch.arange(T)[:, None] == 3, "the query that may attend to nothing must give exactly 0")
     yield Case(label="query 3 may attend to nothing", args=(q, k, v, shut), grad=(0, 1, 2), holds=nothing)
+    one_head = torch.ones(B, H, T, S, dtype=torch.bool)
+    one_head[0, 1, 3] = False
+    yield Case(label="query 3 may attend to nothing in one head only", args=(q, k, v, one_head), grad=(0, 1, 2))
     yield Case(
         label="nobody may attend to anything", args=(q, k, v, torch.zeros(T, S, dtype=torch.bool)), grad=(0, 1, 2)
     )
@@ -280,6 +304,8 @@ def _causal_mask_cases(rng):
         (3, 4, "one cached key"),
         (6, 2, "more queries than keys: the first four see nothing"),
         (5, 1, "one key belongs to the last query"),
+        (2, 4099, "a long cache"),
+        (300, 301, "positions beyond 8 bits"),
     ):
         yield Case(label=f"t_q={t_q}, t_k={t_k}: {why}", args=(t_q, t_k))
     t_q, t_k = rng.integer(7, 12), rng.integer(13, 20)
@@ -304,6 +330,7 @@ def _packed_mask_cases(rng):
     yield case("one token", [8])
     yield case("one token of padding", [-1])
     yield case("large neighbouring ids", [2**53, 2**53 + 1, 2**53 + 1, 2**24, 2**24 + 1])
+    yield case("ids that differ beyond 32 bits", [2**40, 2**40 + 2**32, 5, 5 + 2**32])
     yield Case(label="random rows", args=(rng.integers(-1, 4, 3, 9),))
     yield Case(
         label="ids that are not contiguous in memory",
@@ -329,6 +356,7 @@ def _multi_head_cases(rng):
     )
     w = weights()
     yield Case(label="E=10, H*D=12, E_out=9", args=(x, *w, H), grad=(0, 1, 2, 3, 4))
+    yield Case(label="E_out=13: wider than the input", args=(x, *weights(e_out=13), H))
     yield Case(label="one head", args=(x, *w, 1))
     yield Case(label="heads of width 1", args=(x, *w, 12))
     yield Case(label="as many tokens as heads", args=(rng.normal(B, H, E), *w, H))
@@ -341,8 +369,12 @@ def _multi_head_cases(rng):
     padding[1, ..., :1] = False
     loud = x.masked_fill(~padding[:, 0, 0, :, None], 40.0)
     yield Case(label="padded tokens, mask (B, 1, 1, T); the padding holds large values", args=(loud, *w, H, padding))
-    for shape in ((1, H, T, T), (B, H, T, T), (T,), (B, 1, T, T)):
+    for shape in ((1, H, T, T), (B, H, T, T), (T,), (B, 1, T, T), (H, T, T)):
         yield Case(label=f"mask {shape}", args=(x, *w, H), kwargs={"mask": rng.mask(*shape)}, grad=(0,))
+    yield Case(label="mask (H, T, T) where B = H", args=(rng.normal(H, T, E), *w, H, rng.mask(H, T, T)))
+    flat = rng.mask(T, T)
+    flat[:, 1] = True
+    yield Case(label="mask (T, T) where B = T", args=(rng.normal(T, T, E), *w, H, flat))
     shut = lower.clone()
     shut[2] = False
     nothing = _zero_where(torch.arange(T)[:, None] == 2, "the token that may attend to nothing must give exactly 0")
@@ -391,6 +423,9 @@ def _grouped_cases(rng):
     yield Case(label="3 key heads of 2 query heads", args=qkv(3, 2))
     yield Case(label="as many groups as heads in a group", args=qkv(2, 2))
     yield Case(label="T = S = D", args=qkv(t=D, s=D))
+    narrow_q, narrow_k, wide_v = rng.normal(B, H, T, 4), rng.normal(B, KV, S, 4), rng.normal(B, KV, S, 9)
+    yield Case(label="values wider than keys: Dv=9, D=4", args=(narrow_q, narrow_k, wide_v))
+    yield Case(label="more queries than keys: T=7, S=5", args=qkv(t=7, s=5))
     yield Case(label="one query", args=qkv(t=1))
     yield Case(label="one key", args=qkv(s=1))
     yield Case(label="batch of one", args=qkv(batch=1))
@@ -446,6 +481,9 @@ def _entropy_cases(rng):
     yield Case(label="float32 with zeros", args=(causal.float(),))
     yield Case(label="float16 stays float16", args=(w.half(),), close=HALVES[0][1])
     yield Case(label="bfloat16 stays bfloat16", args=(causal.bfloat16(),), close=HALVES[1][1])
+    rows = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0] * 4, [0.25] * 4])
+    for dtype, close in HALVES:
+        yield Case(label=f"{str(dtype)[6:]} with zeros", args=(rows.to(dtype),), close=close)
     yield Case(label="weights that are not contiguous", args=(_turned(w),))
 
 
@@ -464,6 +502,7 @@ def _cache_bytes_cases(rng):
     names = ("n_layers", "n_kv_heads", "head_dim", "seq_len", "batch", "bytes_per_value")
     yield Case(label="given by name", kwargs=dict(zip(names, (7, 3, 10, 19, 6, 2))))
     yield Case(label="so large that a float would round it", args=(127, 127, 257, 1_000_003, 10_111, 3))
+    yield Case(label="more bytes than 64 bits count", args=(127, 127, 257, 10**12 + 39, 10**6 + 3, 4))
 
 
 def _decode_cases(rng):
@@ -477,10 +516,12 @@ def _decode_cases(rng):
     args = step(S)
     yield Case(label="five cached tokens", args=args, grad=(0, 1, 2))
     yield Case(label="one cached token", args=step(1))
+    yield Case(label="forty cached tokens", args=step(40), grad=(0, 1, 2))
     yield Case(label="as many cached tokens as heads", args=step(H), grad=(0, 1, 2))
     yield Case(label="S + 1 = D", args=step(D - 1))
     yield Case(label="batch of one", args=step(4, batch=1))
     yield Case(label="inputs near 0.001", args=step(S, scale=1e-3), close=Close(1e-4, 1e-8))
+    yield Case(label="scores in the thousands", args=step(S, scale=60.0))
     q, k, v, (keys, values) = step(S)
     k = k.clone()
     k[..., :] = 20.0 * q
@@ -566,6 +607,11 @@ def _mla_cases(rng):
 
     big = (numbers(B, 2, Rq), numbers(B, 40, Rkv, power=70), numbers(H, D, Rq, power=-70), numbers(H, D, Rkv, power=70))
     yield Case(label="keys would overflow float32, scores do not: the keys may not be formed", args=big)
+    huge = tuple(
+        _whole_numbers(rng, *shape) * 2.0**power
+        for shape, power in (((B, 2, Rq), 0), ((B, 40, Rkv), 520), ((H, D, Rq), -1000), ((H, D, Rkv), 520))
+    )
+    yield Case(label="the same in float64", args=huge)
 
 
 def _nan_safe(body):
@@ -678,6 +724,16 @@ SOFTMAX_WRONG = (
             "    top = x.amax(dim, keepdim=True)\n    x -= top.masked_fill(top == -math.inf, 0.0)\n    e = torch.exp(x)\n    total = e.sum(dim, keepdim=True)"
         ),
         says="x -= ... writes into the caller's tensor. Write x = x - ... or give the result a new name.",
+    ),
+    Misconception(
+        name="result divided in place",
+        code="def softmax(x, dim=-1):\n    top = x.amax(dim, keepdim=True)\n    e = torch.exp(x - top.masked_fill(top == -math.inf, 0.0))\n    total = e.sum(dim, keepdim=True)\n    e /= total.masked_fill(total == 0, 1.0)\n    return e\n",
+        says="e /= ... overwrites the exponentials, and autograd needs them: the gradient of exp is exp itself. Write e / total.",
+    ),
+    Misconception(
+        name="one dead row zeroes everything",
+        code="def softmax(x, dim=-1):\n    if (x == -math.inf).all(dim).any():\n        return torch.zeros_like(x)\n    e = torch.exp(x - x.amax(dim, keepdim=True))\n    return e / e.sum(dim, keepdim=True)\n",
+        says="One row of all -inf makes you return zeros for every row. Only that row is zero; the others keep their weights.",
     ),
     Misconception(
         name="log-softmax",
@@ -972,6 +1028,17 @@ ATTENTION_WRONG = (
             "    return torch.nan_to_num(weights / weights.sum(-1, keepdim=True)) @ v\n"
         ),
         says="exp(score) overflows or underflows once scores are far from 0. Use your softmax, which subtracts each row's maximum.",
+    ),
+    Misconception(
+        name="no maximum subtracted, sum guarded",
+        code=_naive_attention(
+            "    if mask is not None:\n"
+            "        scores = scores.masked_fill(~mask, -math.inf)\n"
+            "    weights = torch.exp(scores)\n"
+            "    total = weights.sum(-1, keepdim=True)\n"
+            "    return weights / total.masked_fill(total == 0, 1.0) @ v\n"
+        ),
+        says="exp(score) overflows at 89 in float32 and at 710 in float64. Use your softmax, which subtracts each row's maximum.",
     ),
     Misconception(
         name="-1e4 added to hidden scores",
@@ -1391,6 +1458,14 @@ MHA_WRONG = (
         says="Head 0 owns the first D features, head 1 the next D. Yours deals them out like cards: view as (H, D), not (D, H).",
     ),
     Misconception(
+        name="heads interleaved (D, H)",
+        code=_mha(
+            "    q, k, v = (z.reshape(b, t, d, n_heads).permute(0, 3, 1, 2) for z in (q, k, v))\n    out = attention(q, k, v, mask)\n"
+            + JOIN
+        ),
+        says="Head 0 owns the first D rows of w_q, head 1 the next D. Yours takes every H-th row: view as (H, D), not (D, H).",
+    ),
+    Misconception(
         name="weights not transposed",
         code="""def multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads, mask=None):
     b, t, e = x.shape
@@ -1541,7 +1616,7 @@ MHA_RIGHT = (
         code="""def multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads, mask=None):
     outputs = []
     for h, (a, b, c) in enumerate(zip(w_q.chunk(n_heads), w_k.chunk(n_heads), w_v.chunk(n_heads))):
-        own = mask[:, min(h, mask.shape[1] - 1)] if mask is not None and mask.dim() == 4 else mask
+        own = None if mask is None else mask.expand(x.shape[0], n_heads, x.shape[1], x.shape[1])[:, h]
         outputs.append(attention(x @ a.T, x @ b.T, x @ c.T, own))
     return torch.cat(outputs, dim=-1) @ w_o.T
 """,
@@ -2007,6 +2082,27 @@ DECODE_WRONG = (
         name="keys and values swapped in the cache",
         code=_decode("attention(q_t, keys, values)", "(values, keys)"),
         says="The cache is (keys, values), in this order.",
+    ),
+    Misconception(
+        name="keys pre-scaled in the cache",
+        code=_decode("attention(q_t, keys, values)", "(keys / math.sqrt(q_t.shape[-1]), values)"),
+        says="You cache keys divided by sqrt(D), and the next step scales them again. Cache the keys as they are and scale the scores.",
+    ),
+    Misconception(
+        name="new key pre-scaled, scores not",
+        code=_decode("attention(q_t, keys, values, scale=1.0)").replace(
+            "    keys, values = k_t, v_t\n",
+            "    k_t = k_t / math.sqrt(q_t.shape[-1])\n    keys, values = k_t, v_t\n",
+        ),
+        says="You cache keys divided by sqrt(D). The cache holds the keys as they are; scale the scores.",
+    ),
+    Misconception(
+        name="softmax by hand without its maximum",
+        code=_decode(
+            "weights / weights.sum(-1, keepdim=True) @ values",
+            before="    weights = torch.exp(q_t @ keys.transpose(-2, -1) / math.sqrt(q_t.shape[-1]))\n",
+        ),
+        says="exp(score) overflows at 89 in float32 and at 710 in float64. Use attention, whose softmax subtracts the maximum.",
     ),
     Misconception(
         name="values not appended",

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refused import refused
 
 from llmcore.text import python_documentation, same_text
 from llmcore.tokenizer import GPT2_PATTERN, PATTERNS, BPETokenizer
@@ -146,30 +147,30 @@ def test_training_stops_when_no_pair_is_left():
     ],
 )
 def test_training_refuses_what_cannot_be_meant(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(message):
         BPETokenizer.train(*arguments)
 
 
 def test_training_names_bad_files_and_bad_options(tmp_path):
     (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.txt' is not UTF-8 at byte 3"):
+    with refused(r"latin\.txt' is not UTF-8 at byte 3"):
         BPETokenizer.train(tmp_path / "latin.txt", 300)
     with pytest.raises(FileNotFoundError, match="pass it in a list"):
         BPETokenizer.train("some text to train on", 300)
-    with pytest.raises(ValueError, match="engine must be one of"):
+    with refused("engine must be one of"):
         BPETokenizer.train(["x"], 300, engine="fast")
-    with pytest.raises(ValueError, match="num_workers"):
+    with refused("num_workers"):
         BPETokenizer.train(["x"], 300, num_workers=0)
-    with pytest.raises(ValueError, match=r"U\+D800"):
+    with refused(r"U\+D800"):
         BPETokenizer.train(["a\ud800"], 300)
 
 
 def test_unknown_ids_and_lone_surrogates_are_named(tokenizer):
-    with pytest.raises(ValueError, match=r"unknown id 700 at position 1; the vocabulary has 700 ids up to 699"):
+    with refused(r"unknown id 700 at position 1; the vocabulary has 700 ids up to 699"):
         tokenizer.decode([5, 700])
-    with pytest.raises(ValueError, match="unknown id -1"):
+    with refused("unknown id -1"):
         tokenizer.decode([-1])
-    with pytest.raises(ValueError, match="surrogate"):
+    with refused("surrogate"):
         tokenizer.encode("a\udfff")
 
 
@@ -184,7 +185,7 @@ def test_unknown_ids_and_lone_surrogates_are_named(tokenizer):
     ],
 )
 def test_merges_that_do_not_match_the_vocabulary_are_refused(vocab, merges, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(message):
         BPETokenizer.from_merges(vocab, merges)
 
 
@@ -199,7 +200,7 @@ def test_a_small_vocabulary_names_the_byte_it_lacks():
     merges = [(b"t", b"h"), (b" ", b"c"), (b" ", b"a"), (b"th", b"e"), (b" a", b"t")]
     tokenizer = BPETokenizer.from_merges(vocab, merges)
     assert tokenizer.encode("the cat ate") == [9, 7, 1, 5, 10, 3]
-    with pytest.raises(ValueError, match="byte b'z' of the word"):
+    with refused("byte b'z' of the word"):
         tokenizer.encode("zoo")
 
 
@@ -249,7 +250,7 @@ def test_a_rank_file_whose_token_no_pair_makes_merges_as_tiktoken_does(tmp_path)
 def test_files_of_another_kind_are_refused_by_name(tmp_path, tokenizer):
     path = tmp_path / "file"
     tokenizer.to_tokenizer_json(path)
-    with pytest.raises(ValueError, match="use from_tokenizer_json"):
+    with refused("use from_tokenizer_json"):
         BPETokenizer.load(path)
     document = json.loads(path.read_text())
 
@@ -257,7 +258,7 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path, tokenizer):
         changed = json.loads(json.dumps(document))
         change(changed)
         path.write_text(json.dumps(changed))
-        with pytest.raises(ValueError, match=message):
+        with refused(message):
             BPETokenizer.from_tokenizer_json(path)
 
     refuses(lambda d: d.update(model={"type": "Unigram", "vocab": []}), "no BPE model")
@@ -269,16 +270,16 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path, tokenizer):
     refuses(lambda d: d["model"]["vocab"].update({"☃": 900}), "stands for no byte")
     refuses(lambda d: d["model"]["merges"].append(["x", "☃"]), "stands for no byte")
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="not a tokenizer"):
+    with refused("not a tokenizer"):
         BPETokenizer.from_tokenizer_json(path)
     path.write_bytes(b"\xff{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with refused("not JSON"):
         BPETokenizer.load(path)
     path.write_text("YQ== 0\nnot base64\n")
-    with pytest.raises(ValueError, match="line 2"):
+    with refused("line 2"):
         BPETokenizer.from_tiktoken(path)
     path.write_text("")
-    with pytest.raises(ValueError, match="is empty"):
+    with refused("is empty"):
         BPETokenizer.from_tiktoken(path)
 
 
@@ -287,25 +288,25 @@ def test_a_damaged_file_says_what_it_lacks(tmp_path, tokenizer):
     tokenizer.save(path)
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"version": 9}))
-    with pytest.raises(ValueError, match="version 9"):
+    with refused("version 9"):
         BPETokenizer.load(path)
     del document["merges"]
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="lacks 'merges'"):
+    with refused("lacks 'merges'"):
         BPETokenizer.load(path)
 
 
 def test_formats_that_would_lie_are_not_written(tmp_path):
     clash = BPETokenizer.train(["x"], 300, ["a"])
-    with pytest.raises(ValueError, match="reads like the ordinary token"):
+    with refused("reads like the ordinary token"):
         clash.to_tokenizer_json(tmp_path / "t.json")
     backwards = BPETokenizer.from_merges(BYTES | {256: b"bc", 257: b"ab"}, [(b"a", b"b"), (b"b", b"c")])
-    with pytest.raises(ValueError, match="do not rise"):
+    with refused("do not rise"):
         backwards.to_tiktoken(tmp_path / "t.tiktoken")
 
 
 def test_normalisation_acts_between_special_tokens_only():
     tokenizer = BPETokenizer.from_merges(BYTES, [], ["e\u0301<"], normalization="NFC")
     assert tokenizer.encode("e\u0301e\u0301<") == [0xC3, 0xA9, 256]
-    with pytest.raises(ValueError, match="normalization must be"):
+    with refused("normalization must be"):
         BPETokenizer.from_merges(BYTES, [], normalization="nfc")

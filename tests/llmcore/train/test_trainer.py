@@ -251,6 +251,7 @@ def test_a_damaged_newest_checkpoint_is_refused_and_the_other_can_be_named(make_
         Trainer(config).fit()
     good = str(whole.checkpoint.with_name("step_00000008"))
     assert Trainer(config.replace(resume=good)).fit().losses == whole.losses
+    assert Trainer(config).fit().losses == whole.losses
 
 
 def test_resuming_takes_the_new_configs_settings(make_config):
@@ -269,10 +270,14 @@ def test_another_architecture_is_refused_on_resuming(make_config):
         Trainer(make_config(model=SMALL["model"] | {"width": 32})).fit()
 
 
-def test_resume_never_starts_anew(make_config):
+def test_resume_never_starts_anew_and_sets_the_other_runs_checkpoints_aside(make_config):
     config = make_config()
     first = Trainer(config).fit()
-    assert Trainer(config.replace(resume="never")).fit().losses == first.losses
+    anew = config.replace(resume="never")
+    run_until(anew.replace(save_every=2), 3)
+    assert [path.name for path in Trainer(config).checkpoints.iterdir()] == ["step_00000002"]
+    assert (Trainer(config).checkpoints.with_name("checkpoints.abandoned") / "step_00000009").is_dir()
+    assert Trainer(config).fit().losses == first.losses
     assert len(read_log(f"{config.out_dir}/log.jsonl")) == 9
 
 

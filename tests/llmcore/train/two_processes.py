@@ -3,8 +3,10 @@
 python tests/llmcore/train/two_processes.py FOLDER
 """
 
+import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -18,6 +20,7 @@ import torch.distributed.fsdp  # loaded before forking, once for all
 
 from llmcore.train import TrainConfig, Trainer
 
+LIMIT_S = 120
 RUNS = [(mode, optimizer) for optimizer in ("adamw", "muon") for mode in ("one", "ddp", "fsdp")]
 
 
@@ -54,6 +57,7 @@ def run(config: TrainConfig, out: Path, world: int) -> list:
                 "MASTER_PORT": port,
             }
             os.environ.update({name: str(value) for name, value in place.items()})
+            faulthandler.dump_traceback_later(LIMIT_S, exit=True)
             try:
                 fit(config, out)
                 os._exit(0)
@@ -61,8 +65,13 @@ def run(config: TrainConfig, out: Path, world: int) -> list:
                 print(f"{config.parallel} rank {rank}: {error!r}", file=sys.stderr, flush=True)
                 os._exit(1)
         children.append(child)
-    if any(os.waitpid(child, 0)[1] for child in children):
-        raise SystemExit(f"a process of {out.stem} failed")
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if status:
+            for other in children:  # it would wait for its partner
+                os.kill(other, signal.SIGKILL)
+            raise SystemExit(f"a process of {out.stem} failed")
     return json.loads(out.read_text())
 
 
