@@ -106,7 +106,10 @@ def test_no_module_of_the_grader_imports_from_a_floor_above():
 def test_no_tracked_file_names_a_machine():
     suspicious = re.compile(r"(?<![\w.])/(?:root|home/\w+|Users/\w+|opt/(?:wheels|pypi))/")
     for path in _tracked():
-        if path.suffix == ".png" or path.name in (Path(__file__).name, "test_lint.py"):  # the last two hold bad examples
+        if path.suffix == ".png" or path.name in (
+            Path(__file__).name,
+            "test_lint.py",
+        ):  # the last two hold bad examples
             continue
         found = suspicious.search(path.read_text(encoding="utf-8", errors="replace"))
         assert not found, f"{path.relative_to(ROOT)}: {found[0] if found else ''}"

@@ -292,9 +292,7 @@ class _FigureView:
     def shown(self, content: bytes, alt: str) -> str:
         """The picture as an image element: unlike an Image widget, it can carry its alternative text."""
         width, source = round(self.figure_width * CSS_DPI), base64.b64encode(content).decode("ascii")
-        return (
-            f'<img alt="{html.escape(alt)}" style="width:{width}px;max-width:100%" src="data:image/png;base64,{source}">'
-        )
+        return f'<img alt="{html.escape(alt)}" style="width:{width}px;max-width:100%" src="data:image/png;base64,{source}">'
 
     def bundle(self, content: bytes, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return _still(content, self.figure_width, alt)
