@@ -90,7 +90,7 @@ def best_sum_and_ways(word: str, log_probs: dict[str, float]) -> tuple[float, in
             if word[start:end] in log_probs and best[start][1]
         ]
         top = max((total for total, _ in reached), default=0.0)
-        best.append((top, sum(ways for total, ways in reached if total > top - 1e-9)))
+        best.append((top, sum(ways for total, ways in reached if total >= top - 1e-9)))
     return best[-1]
 
 
