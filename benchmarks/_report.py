@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,54 @@ def medians(runs: Mapping[str, Callable[[], Any]], rounds: int, each: int = 1, w
                 run()
             seconds[name].append((time.perf_counter() - start) / each)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+class Side:
+    """One side of a comparison in a process of its own: `command` answers every line on its input with the seconds that it measured."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self) -> float:
+        """Seconds of one call. Raises: RuntimeError when the process has ended."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(
+                f"{' '.join(self.process.args)} ended with status {self.process.wait()}; see its message above"
+            )
+        return float(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def answer(run: Callable[[], Any], each: int) -> None:
+    """The other end of a `Side`: time `each` calls of `run` for every line on standard input, print the seconds of one."""
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(each):
+            run()
+        print((time.perf_counter() - start) / each, flush=True)
+
+
+def medians_of_processes(commands: Mapping[str, list[str]], rounds: int, warm_up: int = 2) -> dict[str, float]:
+    """As `medians`, each side in a process of its own, still by turns: neither shares the other's memory or settings."""
+    sides = {name: Side(command) for name, command in commands.items()}
+    try:
+        for _ in range(warm_up):
+            for side in sides.values():
+                side.measure()
+        taken: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                taken[name].append(side.measure())
+    finally:
+        for side in sides.values():
+            side.close()
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def machine() -> dict[str, Any]:

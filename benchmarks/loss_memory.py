@@ -4,9 +4,10 @@ Forward and backward from hidden states and head to both gradients; float32 on a
 bfloat16 on a GPU (16,384 tokens of a 131,072 vocabulary, width 2,048). Peaks are over what the inputs take, each measured in a process of
 its own on a CPU. Gradients must agree or the row is refused.
 
-    python benchmarks/loss_memory.py [--quick] [--full] [--rounds 5]
+    python benchmarks/loss_memory.py [--quick] [--full] [--tokens N] [--rounds 5]
 
---full measures the GPU's size, at width 512, on the CPU: it needs about 26 GB. Left out on purpose: compiled plain cross-entropy.
+--full measures the GPU's vocabulary, at width 512, on the CPU: plain logits of all 16,384 tokens need about 33 GB there, `--tokens 4096` a
+quarter of that. Left out on purpose: compiled plain cross-entropy.
 """
 
 import argparse
@@ -111,11 +112,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small size, for CI")
     parser.add_argument("--full", action="store_true", help="16k tokens of a 128k vocabulary, also on a CPU")
+    parser.add_argument("--tokens", type=int, help="tokens of --full (default 16,384)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     on_gpu = torch.cuda.is_available()
-    big = (16_384, 131_072, 2048 if on_gpu else 512)
+    big = (options.tokens or 16_384, 131_072, 2048 if on_gpu else 512)
     sizes = big if on_gpu or options.full else (2_048, 32_768, 256)
     sizes = (1_024, 16_384, 64) if options.quick else sizes
     inputs = make_inputs(*sizes, "cuda" if on_gpu else "cpu", torch.bfloat16 if on_gpu else torch.float32)

@@ -1,8 +1,8 @@
 """One training step on one CPU thread, eager, float32: llmcore's trainer against a plain nanoGPT-style loop, same shapes.
 
 Two sizes of GPT-2: 0.8M (4 layers, width 128, 12 rows of 64 tokens, vocabulary 65) and 10M (6 layers, width 384, 8 rows of 64). A step
-is forward, loss, backward, clipping at 1, AdamW; llmcore's also reads the batch, checks the loss and writes the log. Both run in
-this process by turns; figures are medians.
+is forward, loss, backward, clipping at 1, AdamW; llmcore's also reads the batch, checks the loss and writes the log. Each runs in a
+process of its own, by turns, four steps at a time; figures are medians.
 
     python benchmarks/training_step.py [--quick] [--rounds 15] [--peer path/to/nanoGPT/model.py]
 
@@ -10,6 +10,7 @@ Left out on purpose: torch.compile, mixed precision, several threads.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from _plain_gpt import make_peer, peer_optimizer
-from _report import finish, medians
+from _report import answer, finish, medians_of_processes
 
 from llmcore.data import WindowSource
 from llmcore.model import ModelConfig, Transformer
@@ -67,24 +68,40 @@ def make_trainer(shape: dict[str, int], rows: int, tokens: np.ndarray, folder: s
     return Trainer(config, model, source=WindowSource(tokens, rows, shape["context"]))
 
 
+def serve(side: str, name: str, peer: str | None) -> None:
+    """What a child process does: steps of one side, whenever it is asked."""
+    torch.set_num_threads(1)
+    shape = SIZES[name]
+    tokens = np.random.default_rng(0).integers(shape["vocab_size"], size=100_000, dtype=np.uint16)
+    if side == "peer":
+        with contextlib.redirect_stdout(sys.stderr):
+            step = peer_step(shape, ROWS[name], tokens, peer)
+        answer(step, each=4)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(shape, ROWS[name], tokens, folder)
+        with trainer.running():
+            answer(trainer.train_step, each=4)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the small size and few rounds, for CI")
     parser.add_argument("--rounds", type=int, help="timed bursts of each (default 15, quick 5)")
     parser.add_argument("--peer", help="nanoGPT's model.py, to stand in for the plain GPT of this benchmark")
+    parser.add_argument("--serve", nargs=2, metavar=("SIDE", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve(*options.serve, options.peer)
+        return
     rounds = options.rounds or (5 if options.quick else 15)
     torch.set_num_threads(1)
     rows = []
-    for name, shape in SIZES.items():
+    for name in SIZES:
         if options.quick and name != "0.8M GPT":
             continue
-        tokens = np.random.default_rng(0).integers(shape["vocab_size"], size=100_000, dtype=np.uint16)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(shape, ROWS[name], tokens, folder)
-            with trainer.running():
-                runs = {"llmcore": trainer.train_step, "peer": peer_step(shape, ROWS[name], tokens, options.peer)}
-                seconds = medians(runs, rounds, each=4, warm_up=3)
+        own = [sys.executable, __file__, *(["--peer", options.peer] if options.peer else []), "--serve"]
+        seconds = medians_of_processes({side: [*own, side, name] for side in ("llmcore", "peer")}, rounds)
         rows.append(
             {
                 "name": f"training step, {name}, 1 thread",
@@ -95,9 +112,8 @@ def main() -> None:
                 "target": TARGET,
             }
         )
-    finish(
-        "training_step", rows, rounds=rounds, quick=options.quick, peer_is=(options.peer and "nanoGPT") or "plain GPT"
-    )
+    peer_is = "nanoGPT's model.py" if options.peer else "plain GPT"
+    finish("training_step", rows, rounds=rounds, quick=options.quick, peer_is=peer_is)
 
 
 if __name__ == "__main__":

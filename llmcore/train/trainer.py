@@ -26,7 +26,7 @@ from llmcore.data.batches import Batch, BatchSource
 from llmcore.model.transformer import Transformer
 from llmcore.optim import clip_gradients
 from llmcore.train import checkpoint as ckpt
-from llmcore.train import diagnosis, setup
+from llmcore.train import diagnosis, setup, start
 from llmcore.train.config import TrainConfig
 from llmcore.train.evaluation import evaluation_loss, sample_text
 from llmcore.train.interrupts import StopRequests
@@ -125,6 +125,8 @@ class Trainer:
     def _set_up(self, place: Place) -> None:
         config = self.config
         self.place = place
+        if place.device.type == "cpu":
+            setup.keep_freed_memory()
         self.micro_batch, self.n_micro = setup.micro_batches(config, place.world)
         order = np.arange(config.batch_size).reshape(self.n_micro, place.world, self.micro_batch)
         self.rows = order[:, place.rank].ravel()
@@ -132,8 +134,9 @@ class Trainer:
         self.source, self.tokenizer = prepared.source, prepared.tokenizer
         self.eval_source, self.eval_rows = prepared.eval_source, prepared.eval_rows
         if self.model is None:
-            architecture = config.model_config(prepared.vocab_size)
-            self.model = Transformer(architecture, torch.Generator().manual_seed(config.seed))
+            self.model = start.start_model(config, prepared.vocab_size)
+        if config.lora and not any(hasattr(module, "adapters") for module in self.model.modules()):
+            start.add_adapters(config, self.model)
         self.model.to(place.device).train()
         self.spread = spread(setup.make_objective(config, self.model, place), place, config.precision)
         self.parameters = list(self.model.parameters())
@@ -338,6 +341,8 @@ class Trainer:
             raise OSError(error.errno, f"{error.strerror}; {kept}; make room and run again") from error
         self.newest = path
         if self.place.is_first:
+            if config.lora:
+                start.save_adapters(config, self.model)
             ckpt.remove_leftovers(self.checkpoints, self.config.keep_checkpoints)
         self.place.wait()
 
