@@ -2,14 +2,15 @@
 
 - `reference`: the formula, T x S scores and all; what the lesson teaches and the others are tested against
 - `tiled`: blockwise with an online softmax; never holds T x S; forward and hand-written backward
-- `dispatch`: checks a request and picks a backend; `kernels` (Triton) is loaded only when asked for
+- `dispatch`: checks a request and picks a backend; `prefer` changes what `auto` picks
+- `kernels`: flash attention in Triton, loaded only when asked for
 - `masks`, `cache`: who may attend to whom, and keys and values kept while decoding
 
 Taught in: 02_attention_scaling (formula, masks, cache) and 08_flash_attention (tiles).
 """
 
 from llmcore.attention.cache import KVCache
-from llmcore.attention.dispatch import BACKENDS, attention, flash_attention
+from llmcore.attention.dispatch import BACKENDS, attention, flash_attention, prefer
 from llmcore.attention.masks import (
     causal_mask,
     packed_mask,
@@ -29,6 +30,7 @@ __all__ = [
     "flash_attention",
     "packed_mask",
     "padding_mask",
+    "prefer",
     "prefix_mask",
     "sliding_window_mask",
     "softmax",

@@ -1,18 +1,19 @@
 """The two entry points: they check a request in plain words and hand it to a backend.
 
 Backends: `reference` (the formula), `tiled` (blockwise, no T x S), `sdpa` (torch's own), `triton` (our kernel, loaded only
-when asked for or when `auto` meets a CUDA tensor), and `auto`, which takes torch's own where that can say the request.
-The kernel module offers `is_available() -> bool` and `flash_attention(q, k, v, *, causal, scale, window, softcap,
-cu_seqlens) -> (out, lse)`.
+when asked for or when `auto` meets a CUDA tensor), and `auto`, which takes torch's own where that can say the request;
+`prefer` gives it another taste. The kernel module offers `is_available() -> bool`, `problem(q, v) -> str | None` and
+`flash_attention(q, k, v, *, causal, scale, window, softcap, cu_seqlens) -> (out, lse)`.
 
 Taught in: 02_attention_scaling, 08_flash_attention.
 """
 
+import contextlib
 import functools
-import importlib
 import itertools
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -28,6 +29,8 @@ from llmcore.attention.masks import visible_mask
 # the second size (one byte a pair) before tiles take over.
 _REFERENCE_PAIRS = 2**14
 _SDPA_MASK_PAIRS = 2**24
+# On a GPU this few queries against this many keys are worth splitting the keys among programs.
+_DECODE_QUERIES, _DECODE_KEYS = 16, 4096
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,13 @@ class _Options:
     scale: float
     window: int | None
     softcap: float | None
-    segments: Sequence[tuple[int, int]] | None = None
     cu_seqlens: Tensor | None = None
     need_lse: bool = False
+
+    @property
+    def segments(self) -> Sequence[tuple[int, int]] | None:
+        """(start, end) of each document, or None."""
+        return None if self.cu_seqlens is None else list(itertools.pairwise(_borders(self.cu_seqlens)))
 
 
 def attention(
@@ -100,13 +107,13 @@ def flash_attention(
     >>> lse.exp().flatten().tolist()
     [1.0, 2.0, 2.0]
 
-    Raises: ValueError as `attention`, and for cu_seqlens that do not run from 0 to T.
+    Raises: ValueError as `attention`, and for cu_seqlens that do not run from 0 to T (compiled code does not look).
     Source: FlashAttention-2, arXiv:2307.08691.
     """
     _check_tensors(q, k, v)
     numbers = _check_numbers(q, scale, window, softcap)
-    segments = _check_segments(cu_seqlens, q, k)
-    options = _Options(causal, *numbers, segments, cu_seqlens, return_lse)
+    _check_documents(cu_seqlens, q, k)
+    options = _Options(causal, *numbers, cu_seqlens, return_lse)
     out, lse = _run(q, k, v, None, options, backend)
     return (out, lse) if return_lse else out
 
@@ -114,21 +121,55 @@ def flash_attention(
 def _run(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Options, backend: str
 ) -> tuple[Tensor, Tensor | None]:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    _check_backend(backend)
     if backend == "auto":
-        backend = _choose(q, k, mask, options)
+        backend = _choose(q, k, v, mask, options)
     return _RUNNERS[backend](q, k, v, mask, options)
 
 
-def _choose(q: Tensor, k: Tensor, mask: Tensor | None, options: _Options) -> str:
+_preferred: str = "auto"
+
+
+@contextlib.contextmanager
+def prefer(backend: str) -> Iterator[None]:
+    """Within it, `auto` means this backend for every request that it can do: how a model or a trainer is given the kernels.
+
+    >>> with prefer("tiled"):
+    ...     out = attention(*torch.zeros(3, 1, 1, 2, 4), causal=True)
+
+    Raises: ValueError for an unknown backend, and for 'triton' where it cannot run.
+    """
+    global _preferred
+    _check_backend(backend)
+    if backend == "triton" and triton_problem() is not None:
+        raise ValueError(triton_problem())
+    before, _preferred = _preferred, backend
+    try:
+        yield
+    finally:
+        _preferred = before
+
+
+def _can(backend: str, q: Tensor, v: Tensor, mask: Tensor | None, options: _Options) -> bool:
+    """Whether a backend other than `auto` can do the request."""
+    if backend == "triton":
+        return mask is None and triton_problem() is None and _load_kernels().problem(q, v) is None
+    if backend == "sdpa":
+        return options.softcap is None and not options.need_lse
+    return backend == "reference" or mask is None or not mask.requires_grad
+
+
+def _choose(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Options) -> str:
     """The backend for a request: torch's own where it can say it without a large mask, else ours."""
+    if _preferred != "auto" and _can(_preferred, q, v, mask, options):
+        return _preferred
     t_q, t_k = q.shape[2], k.shape[2]
     pairs = t_q * t_k
     needs_mask = (options.causal and t_q not in (1, t_k)) or (options.window is not None and t_q > 1)
     sdpa_can = options.softcap is None and not options.need_lse and pairs > 0
     plain = sdpa_can and not needs_mask and options.cu_seqlens is None
-    if not plain and mask is None and q.is_cuda and q.dtype != torch.float64 and triton_problem() is None:
+    decoding = t_q <= _DECODE_QUERIES and t_k >= _DECODE_KEYS
+    if (decoding or not plain) and q.is_cuda and _can("triton", q, v, mask, options):
         return "triton"
     if sdpa_can and (not needs_mask or pairs <= _SDPA_MASK_PAIRS):
         return "sdpa"
@@ -234,7 +275,9 @@ def _run_triton(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _
 
 
 def _load_kernels() -> ModuleType:
-    return importlib.import_module("llmcore.attention.kernels")
+    from llmcore.attention import kernels
+
+    return kernels
 
 
 _checked_triton: list[str | None] = []
@@ -327,19 +370,39 @@ def _check_numbers(
     return scale, window, softcap
 
 
-def _check_segments(cu_seqlens: Tensor | None, q: Tensor, k: Tensor) -> Sequence[tuple[int, int]] | None:
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _check_documents(cu_seqlens: Tensor | None, q: Tensor, k: Tensor) -> None:
     if cu_seqlens is None:
-        return None
+        return
     if q.shape[2] != k.shape[2]:
         raise ValueError(f"cu_seqlens needs as many queries as keys, got {q.shape[2]} and {k.shape[2]}")
     if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 1:
         raise ValueError(
             f"cu_seqlens must be whole numbers (documents + 1,), got {tuple(cu_seqlens.shape)} of {cu_seqlens.dtype}"
         )
-    borders = cu_seqlens.tolist()
+    if torch.compiler.is_compiling():  # values are not known yet
+        return
+    borders = _borders(cu_seqlens)
     if borders[0] != 0 or borders[-1] != q.shape[2] or any(a > b for a, b in itertools.pairwise(borders)):
         raise ValueError(
             f"cu_seqlens must rise from 0 to the {q.shape[2]} tokens of q, got {borders[:8]}{'...' * (len(borders) > 8)}; "
             "it is the running sum of document lengths, with a 0 in front"
         )
-    return list(itertools.pairwise(borders))
+
+
+_last_borders: tuple[weakref.ref, int, list[int]] | None = None
+
+
+def _borders(cu_seqlens: Tensor) -> list[int]:
+    """The borders as numbers. Those read last are remembered: on a GPU reading waits for it, and every layer asks."""
+    global _last_borders
+    if torch.compiler.is_compiling() or cu_seqlens.is_inference():  # the latter do not count their changes
+        return cu_seqlens.tolist()
+    last = _last_borders
+    if last is None or last[0]() is not cu_seqlens or last[1] != cu_seqlens._version:
+        last = _last_borders = (weakref.ref(cu_seqlens), cu_seqlens._version, cu_seqlens.tolist())
+    return last[2]

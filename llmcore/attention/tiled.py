@@ -62,6 +62,28 @@ def tiled_attention(
     return _TiledAttention.apply(q, k, v, mask, request)
 
 
+def merge_parts(
+    outs: Float[Tensor, "N B H T Dv"], lses: Float[Tensor, "N B H T"]
+) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"]]:
+    """The output and log-sum-exp over all keys from those over N parts of them: how split-K decoding ends.
+
+    Each part's output is its own mean of the values; it counts as much as its sum of exponentials. Empty parts (-inf) do
+    not count, and where all are empty so is the whole.
+
+    >>> out, lse = merge_parts(torch.tensor([1.0, 4.0]).view(2, 1, 1, 1, 1), torch.tensor([2.0, 1.0]).log().view(2, 1, 1, 1))
+    >>> round(out.item(), 4), round(lse.exp().item(), 4)
+    (2.0, 3.0)
+    """
+    largest = lses.amax(0)
+    shift = torch.where(largest == -math.inf, 0, largest)
+    weights = torch.exp(lses - shift)
+    total = weights.sum(0)
+    empty = total == 0
+    safe_total = torch.where(empty, 1, total)
+    out = (weights[..., None] * outs).sum(0) / safe_total[..., None]
+    return out.to(outs.dtype), torch.where(empty, -math.inf, shift + safe_total.log())
+
+
 def plan(t_q: int, t_k: int, request: Request) -> Iterator[tuple[slice, list[Tile]]]:
     """The blocks of query rows, each with the tiles that hold a visible pair.
 

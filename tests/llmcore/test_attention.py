@@ -1,6 +1,7 @@
 """All backends against a float64 oracle that loops over queries: values, log-sum-exp, gradients, edges, errors."""
 
 import inspect
+import itertools
 import math
 import re
 from functools import cache
@@ -9,7 +10,7 @@ import pytest
 import torch
 from attention_oracle import gradients, oracle, random_qkv
 
-from llmcore.attention import attention, attention_weights, dispatch, flash_attention, reference, softmax, tiled
+from llmcore.attention import attention, attention_weights, dispatch, flash_attention, prefer, reference, softmax, tiled
 
 PORTABLE = ("reference", "tiled", "sdpa", "auto")
 # float64 sums of a dozen terms: rounding stays near 1e-15, and the mutants in test_attention_mutants.py are off by 1e-3.
@@ -197,6 +198,20 @@ def test_gradcheck_of_the_written_backward():
     assert torch.autograd.gradcheck(lambda q, k, v: tiled.tiled_attention(q, k, v, request), qkv)
 
 
+def test_parts_of_the_keys_merge_to_the_whole():
+    q, k, v = random_qkv(t_k=11, requires_grad=False)
+    borders = [0, 4, 4, 5, 11]  # one of them empty
+    parts = [
+        flash_attention(q, k[:, :, low:high], v[:, :, low:high], backend="tiled", return_lse=True)
+        for low, high in itertools.pairwise(borders)
+    ]
+    outs, lses = (torch.stack(all_) for all_ in zip(*parts))
+    assert_same(tiled.merge_parts(outs, lses), oracle(q, k, v))
+    out, lse = tiled.merge_parts(outs[1:2], lses[1:2])
+    assert out.eq(0).all()
+    assert lse.eq(-math.inf).all()
+
+
 def test_tiles_never_hold_all_scores_and_skip_the_hidden_half():
     request = tiled.Request(1.0, causal=True, block_q=4, block_k=4)
     visited = [(rows.start, tile.k.start) for rows, tiles in tiled.plan(16, 16, request) for tile in tiles]
@@ -352,7 +367,54 @@ def test_auto_takes_torchs_own_where_it_can_say_the_request(options, want):
     t = options.pop("t", 9)
     q = torch.zeros(1, 1, 1, 1).expand(1, 1, t, 1)
     filled = {"causal": False, "scale": 1.0, "window": None, "softcap": None, **options}
-    assert dispatch._choose(q, q, None, dispatch._Options(**filled)) == want
+    assert dispatch._choose(q, q, q, None, dispatch._Options(**filled)) == want
+
+
+def test_prefer_changes_what_auto_takes_where_it_can(monkeypatch):
+    asked = []
+    for name in ("reference", "tiled", "sdpa"):
+        run = dispatch._RUNNERS[name]
+        monkeypatch.setitem(
+            dispatch._RUNNERS, name, lambda *arguments, name=name, run=run: asked.append(name) or run(*arguments)
+        )
+    q, k, v = random_qkv()
+    with prefer("tiled"):
+        attention(q, k, v, causal=True)
+        with prefer("sdpa"):
+            attention(q, k, v)
+            flash_attention(q, k, v, softcap=1.0)  # which sdpa cannot do
+        attention(q, k, v)
+        attention(q, k, v, backend="reference")
+        attention(q, k, v, mask=torch.zeros(5, 7, dtype=torch.float64, requires_grad=True))  # nor tiles a learned mask
+    attention(q, k, v)
+    assert asked == ["tiled", "sdpa", "reference", "tiled", "reference", "sdpa", "sdpa"]
+
+
+def test_prefer_refuses_what_is_not_there(monkeypatch):
+    monkeypatch.setattr(dispatch, "_checked_triton", ["backend 'triton' needs a CUDA device"])
+    with pytest.raises(ValueError, match="needs a CUDA device"), prefer("triton"):
+        pass
+    with pytest.raises(ValueError, match="backend must be one of auto"), prefer("flash"):
+        pass
+    with pytest.raises(KeyError), prefer("tiled"):
+        raise KeyError
+    assert dispatch._preferred == "auto"
+
+
+def test_borders_are_read_once_and_again_when_they_change():
+    q, k, v = random_qkv(t_q=9, t_k=9, requires_grad=False)
+    borders = torch.tensor([0, 3, 9])
+    first = flash_attention(q, k, v, cu_seqlens=borders, backend="tiled")
+    remembered = dispatch._last_borders
+    flash_attention(q, k, v, cu_seqlens=borders, backend="tiled")
+    assert dispatch._last_borders is remembered
+    borders[1] = 5
+    second = flash_attention(q, k, v, cu_seqlens=borders, backend="tiled")
+    assert_same([second], [oracle(q, k, v, borders=[0, 5, 9])[0]])
+    assert not torch.equal(first, second)
+    with torch.inference_mode():  # such tensors do not count their changes
+        frozen = torch.tensor([0, 3, 9])
+        assert_same([flash_attention(q, k, v, cu_seqlens=frozen, backend="tiled")], [first])
 
 
 def test_a_learned_bias_gets_its_gradient_from_auto():
