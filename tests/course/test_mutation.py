@@ -1,5 +1,6 @@
 """Every exercise of the course: wrong answers lose their points and are named, right ones keep them, and the published page says so."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -14,6 +15,8 @@ EXERCISES = [(slug, name) for slug in course.slugs() for name in course.load(slu
 
 @pytest.mark.parametrize(("slug", "name"), EXERCISES)
 def test_wrong_answers_are_caught_and_right_ones_kept(slug, name):
+    if name.startswith("triton_") and importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed; it runs on Linux only")
     chapter = course.load(slug)
     score = score_exercise(chapter, chapter.exercises[name], [4242])
     assert score.caught == score.wrong, score.complaints
