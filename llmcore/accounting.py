@@ -4,7 +4,7 @@ First functions of plain numbers, then the same for a whole `ModelConfig` (any o
 or multiplication, so a product of (m, k) and (k, n) matrices takes 2mkn. Counted are matrix products; norms, softmax and
 activations are left out on purpose, they are below a percent. Bytes are plain bytes; 1 GiB is 2^30.
 
-Taught in: 02_attention_scaling (cache, roofline), 08_flash_attention (roofline).
+Taught in: 02_attention_scaling (cache, roofline), 06_lora (fine-tuning), 08_flash_attention (roofline).
 """
 
 import re
@@ -239,6 +239,43 @@ def training_bytes(
     count = model if isinstance(model, int) else count_parameters(model)
     weights, gradients, master, state = _PRECISIONS[precision]
     return count * (weights + gradients + master + state * _OPTIMIZER_STATES[optimizer])
+
+
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+"""Bits of a weight in NF4: its code, its share of an 8-bit scale of 64, and of a float32 scale of 256 of those."""
+
+
+def finetune_bytes(n_params: int, n_trainable: int, method: str) -> int:
+    """Bytes that fine-tuning holds, activations aside, of a model of n_params, by method.
+
+    - "full": 16 a parameter, mixed precision with AdamW (`training_bytes`); n_trainable is not looked at
+    - "lora": 2 a frozen parameter in half precision, 16 a trainable one
+    - "qlora": `NF4_BITS` bits a frozen parameter, rounded up to bytes, 16 bytes a trainable one
+
+    >>> [round(finetune_bytes(7 * 10**9, 20 * 10**6, method) / 1e9, 1) for method in ("full", "lora", "qlora")]
+    [112.0, 14.3, 3.9]
+
+    Raises: ValueError for another method, or numbers of parameters below 0.
+    Source: ZeRO, arXiv:1910.02054, section 3.1; QLoRA, arXiv:2305.14314, section 3.  Taught in: 06_lora.
+    """
+    if n_params < 0 or n_trainable < 0:
+        raise ValueError(f"numbers of parameters must be at least 0, got {n_params} and {n_trainable}")
+    if method == "full":
+        return training_bytes(n_params)
+    if method == "lora":
+        return 2 * n_params + training_bytes(n_trainable)
+    if method == "qlora":
+        return nf4_bytes(n_params) + training_bytes(n_trainable)
+    raise ValueError(f"method must be full, lora or qlora, got {method!r}")
+
+
+def nf4_bytes(n_params: int) -> int:
+    """ceil(n_params * `NF4_BITS` / 8), in whole numbers.
+
+    >>> nf4_bytes(64 * 256)
+    8452
+    """
+    return -(-n_params * 2113 // (8 * 512))  # 4 + 1/8 + 1/512 = 2113/512 bits
 
 
 def activation_bytes(

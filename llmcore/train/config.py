@@ -14,11 +14,16 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from llmcore.model.config import ModelConfig
 from llmcore.model.presets import PRESETS
 
+if TYPE_CHECKING:
+    from llmcore.lora.config import LoraConfig
+
+TABLES = ("model", "lora")
+LORA_EXTRAS = ("quantize", "lr_ratio")
 CORPORA = ("python_documentation", "standard_library")
 
 
@@ -59,6 +64,10 @@ class TrainConfig:
 
     model: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ModelConfig; "preset" names one to start from. vocab_size and context follow the data when left out."""
+    init_from: str | None = None
+    """Checkpoint whose weights the run starts from: a Hugging Face folder, a .gguf file, or one of a run's own; model is then not looked at."""
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of LoraConfig: adapters learn and the weights stay. Also quantize ("nf4", "int8") for the weights, lr_ratio for B's learning rate over A's (LoRA+)."""
 
     total_steps: int = 1000
     """Optimizer steps."""
@@ -168,7 +177,31 @@ class TrainConfig:
             raise ValueError("fp16 goes with ddp; under fsdp use bf16")
         if self.sample_every and self.parallel == "fsdp":
             raise ValueError("samples are not made under fsdp; set sample_every = 0 and sample from the checkpoint")
-        self.model_config(vocab_size=self.vocab_size)
+        if self.init_from is None:
+            self.model_config(vocab_size=self.vocab_size)
+        if self.lora:
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        self.lora_config()
+        if self.lora.get("quantize") not in (None, "nf4", "int8"):
+            raise ValueError(f"lora.quantize must be 'nf4' or 'int8', got {self.lora['quantize']!r}")
+        ratio = self.lora.get("lr_ratio", 1.0)
+        if not isinstance(ratio, (int, float)) or not ratio > 0:
+            raise ValueError(f"lora.lr_ratio must be positive, got {ratio!r}; LoRA+ takes 16")
+        if ratio != 1 and self.optimizer != "adamw":
+            raise ValueError(f"lora.lr_ratio goes with adamw, got optimizer={self.optimizer!r}")
+        if self.parallel == "fsdp":
+            raise ValueError("adapters go with ddp: they are small; set parallel = 'ddp'")
+
+    def lora_config(self) -> "LoraConfig":
+        """The adapter that `lora` says.
+
+        Raises: ValueError for an unknown field or a bad value.
+        """
+        from llmcore.lora.config import LoraConfig
+
+        return LoraConfig.from_dict({name: value for name, value in self.lora.items() if name not in LORA_EXTRAS})
 
     def _at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:
@@ -230,7 +263,7 @@ class TrainConfig:
     def from_toml(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> "TrainConfig":
         """The config of a TOML file, then of overrides such as "lr=3e-4" or "model.width=128".
 
-        Tables other than [model] only group settings: their names do not matter.
+        Tables other than [model] and [lora] only group settings: their names do not matter.
 
         Raises: FileNotFoundError; ValueError for a file that is no TOML, an unknown setting, or an override without "=".
         """
@@ -242,14 +275,15 @@ class TrainConfig:
             raise ValueError(f"{str(path)!r} is no TOML file: {error}") from None
         values: dict[str, Any] = {}
         for name, value in content.items():
-            values |= value if isinstance(value, dict) and name != "model" else {name: value}
+            values |= value if isinstance(value, dict) and name not in TABLES else {name: value}
         for override in overrides:
             name, equals, text = override.partition("=")
             if not equals:
                 raise ValueError(f"a setting is changed by key=value, got {override!r}")
             name, value = name.strip(), _parse(text.strip())
-            if name.startswith("model."):
-                values["model"] = {**values.get("model", {}), name.removeprefix("model."): value}
+            table, dot, inner = name.partition(".")
+            if dot and table in TABLES:
+                values[table] = {**values.get(table, {}), inner: value}
             else:
                 values[name] = value
         return cls.from_dict(values)

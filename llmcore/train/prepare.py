@@ -103,6 +103,13 @@ def _tokenizer(config: TrainConfig, train_files: list[Path]) -> Any:
         if Path(config.tokenizer).resolve() != kept.resolve():
             shutil.copyfile(config.tokenizer, kept)
         return tokenizer
+    if config.init_from is not None:
+        from llmcore.train.start import tokenizer_beside
+
+        tokenizer = tokenizer_beside(config.init_from)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(kept)
+        return tokenizer
     if is_token_file(train_files[0]):
         beside = train_files[0].with_name("tokenizer.json")
         return BPETokenizer.load(beside) if beside.exists() else None

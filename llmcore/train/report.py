@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ RATE_STEPS = 20
 class Reporter:
     """Takes one record per step and shows it; `rate` and `mfu` are over the last 20 steps.
 
-    The log keeps exact numbers: a float is written so that reading it gives the same bits.
+    The log keeps exact numbers: a float is written so that reading it gives the same bits. `shown` names figures of the record that
+    people see beside the loss.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Reporter:
         progress: bool = True,
         tensorboard: bool = False,
         log_every: int = 1,
+        shown: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +41,9 @@ class Reporter:
         self._log = open(self.log_path, "a", encoding="utf-8")  # noqa: SIM115 (closed in `close`)
         self._ends: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)
         self._show = (
-            (_Bar if sys.stdout.isatty() or _in_notebook() else _Lines)(first_step, total_steps) if progress else None
+            (_Bar if sys.stdout.isatty() or _in_notebook() else _Lines)(first_step, total_steps, shown)
+            if progress
+            else None
         )
         self._board = _open_board(self.folder, first_step) if tensorboard else None
 
@@ -116,21 +121,23 @@ def _in_notebook() -> bool:
     return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
-def _shown(record: dict[str, float]) -> dict[str, str]:
-    shown = {"loss": f"{record['loss']:.3f}", "tok/s": f"{record['tokens_per_s']:,.0f}"}
+def _shown(record: dict[str, float], names: Sequence[str]) -> dict[str, str]:
+    shown = {"loss": f"{record['loss']:.3f}"} | {name: f"{record[name]:.3g}" for name in names if name in record}
+    shown |= {"tok/s": f"{record['tokens_per_s']:,.0f}"}
     return shown | ({"MFU": f"{record['mfu']:.1%}"} if "mfu" in record else {})
 
 
 class _Bar:
     """A progress bar with loss, tokens/s, MFU and time left."""
 
-    def __init__(self, first_step: int, total_steps: int) -> None:
+    def __init__(self, first_step: int, total_steps: int, names: Sequence[str] = ()) -> None:
         from tqdm.auto import tqdm
 
+        self._names = names
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, file=sys.stdout)
 
     def step(self, step: int, record: dict[str, float]) -> None:
-        self._bar.set_postfix(_shown(record), refresh=False)
+        self._bar.set_postfix(_shown(record, self._names), refresh=False)
         self._bar.update()
 
     def say(self, text: str) -> None:
@@ -143,8 +150,8 @@ class _Bar:
 class _Lines:
     """A line every twentieth of the run, for output that goes to a file."""
 
-    def __init__(self, first_step: int, total_steps: int) -> None:
-        self._first, self._total = first_step, total_steps
+    def __init__(self, first_step: int, total_steps: int, names: Sequence[str] = ()) -> None:
+        self._first, self._total, self._names = first_step, total_steps, names
         self._every = max(1, total_steps // 20)
         self._start = time.perf_counter()
 
@@ -152,7 +159,7 @@ class _Lines:
         if step % self._every and step != self._total:
             return
         each = (time.perf_counter() - self._start) / (step - self._first)
-        shown = ", ".join(f"{name} {value}" for name, value in _shown(record).items())
+        shown = ", ".join(f"{name} {value}" for name, value in _shown(record, self._names).items())
         print(f"step {step}/{self._total}: {shown}, {each * (self._total - step):.0f} s left", flush=True)
 
     def say(self, text: str) -> None:

@@ -63,7 +63,9 @@ def make_optimizer(config: TrainConfig, model: Transformer, place: Place) -> tor
     if config.lora.get("lr_ratio", 1) != 1:
         from llmcore.lora import lora_parameter_groups
 
-        groups = lora_parameter_groups(model, config.lr, ratio=config.lora["lr_ratio"], weight_decay=config.weight_decay)
+        groups = lora_parameter_groups(
+            model, config.lr, ratio=config.lora["lr_ratio"], weight_decay=config.weight_decay
+        )
     else:
         groups = parameter_groups(model, config.weight_decay, muon=config.optimizer == "muon")
     if config.optimizer == "adamw":

@@ -26,13 +26,14 @@ from llmcore.data.batches import Batch, BatchSource
 from llmcore.model.transformer import Transformer
 from llmcore.optim import clip_gradients
 from llmcore.train import checkpoint as ckpt
-from llmcore.train import diagnosis, setup, start
+from llmcore.train import diagnosis, setup
 from llmcore.train.config import TrainConfig
 from llmcore.train.evaluation import evaluation_loss, sample_text
 from llmcore.train.interrupts import StopRequests
 from llmcore.train.loss import IGNORED
 from llmcore.train.parallel import Place, exchanging_gradients, processes, spread
 from llmcore.train.prepare import Prepared, prepare
+from llmcore.train.start import add_adapters, save_adapters, start_model
 
 
 @dataclass
@@ -134,9 +135,9 @@ class Trainer:
         self.source, self.tokenizer = prepared.source, prepared.tokenizer
         self.eval_source, self.eval_rows = prepared.eval_source, prepared.eval_rows
         if self.model is None:
-            self.model = start.start_model(config, prepared.vocab_size)
-        if config.lora and not any(hasattr(module, "adapters") for module in self.model.modules()):
-            start.add_adapters(config, self.model)
+            self.model = start_model(config, prepared.vocab_size)
+        if config.lora:
+            add_adapters(config, self.model)
         self.model.to(place.device).train()
         self.spread = spread(setup.make_objective(config, self.model, place), place, config.precision)
         self.parameters = list(self.model.parameters())
@@ -341,8 +342,8 @@ class Trainer:
             raise OSError(error.errno, f"{error.strerror}; {kept}; make room and run again") from error
         self.newest = path
         if self.place.is_first:
-            if config.lora:
-                start.save_adapters(config, self.model)
+            if self.config.lora:
+                save_adapters(self.config, self.model)
             ckpt.remove_leftovers(self.checkpoints, self.config.keep_checkpoints)
         self.place.wait()
 

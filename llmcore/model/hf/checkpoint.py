@@ -83,10 +83,12 @@ def save_pretrained(
     are bos_token_id, eos_token_id and pad_token_id, at which transformers' generate stops; the tokenizer's files are
     its own to save.
 
-    Raises: ValueError when no family can say the config, naming the fields in the way, or for max_shard_bytes below 1.
+    Raises: ValueError when no family can say the config, naming the fields in the way, for a model that carries adapters or
+        quantized layers, or for max_shard_bytes below 1.
     """
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes must be at least 1, got {max_shard_bytes}")
+    _check_plain(model)
     loaded = getattr(model, "hf_config", None) or {}
     hf = config_to_hf(model.config, family or loaded.get("model_type"))
     if loaded.get("model_type") == hf["model_type"]:
@@ -106,6 +108,15 @@ def save_pretrained(
     )
     write_files(folder, pairs, max_shard_bytes)
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_plain(model: Transformer) -> None:
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(("llmcore.lora.", "llmcore.quantize.")):
+            raise ValueError(
+                f"{path} is a {type(module).__name__}, which this format has no place for; save adapters with llmcore.lora.save_adapter, "
+                "or merge and unload them first; quantized layers are llmcore.quantize.save_quantized's to save"
+            )
 
 
 def _slots(model: Transformer) -> dict[str, torch.Tensor]:
