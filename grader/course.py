@@ -10,8 +10,10 @@ import difflib
 import functools
 import importlib.util
 import itertools
+import linecache
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,12 +70,19 @@ class Chapter:
         """Trusted code only: given cells, the solutions that `exercise` uses, then `source` (default: its solution), executed."""
         namespace: dict[str, Any] = {"__name__": f"answer_to_{exercise.name}"}
         for n, text in enumerate(self.given):
-            exec(compile(text, f"<given {n}>", "exec"), namespace)
+            _execute(text, f"given {n}", namespace)
         for name in exercise.uses:
-            exec(compile(self.solutions[name], f"<solution {name}>", "exec"), namespace)
+            _execute(self.solutions[name], f"solution {name}", namespace)
         text = self.solutions[exercise.name] if source is None else source
-        exec(compile(text, f"<answer {exercise.name}>", "exec"), namespace)
+        _execute(text, f"answer {exercise.name}", namespace)
         return namespace
+
+
+def _execute(source: str, name: str, namespace: dict[str, Any]) -> None:
+    """Runs trusted source, which `inspect.getsource` then finds: Triton compiles a kernel from its text."""
+    filename = f"<{name} {zlib.crc32(source.encode()):08x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    exec(compile(source, filename, "exec"), namespace)
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -117,15 +126,19 @@ def read_cells(path: Path) -> Iterator[Cell]:
         yield Cell(keys, markdown, "\n".join(body).strip("\n") + "\n", start + 2)
 
 
-@functools.cache
 def load(slug: str, root: Path | None = None) -> Chapter:
-    """One chapter. Raises ValueError for an unknown slug, naming the nearest."""
+    """One chapter, read again when its files have changed. Raises ValueError for an unknown slug, naming the nearest."""
     root = root or find_root()
     folder = root / "chapters" / slug
     if slug not in slugs(root):
         near = difflib.get_close_matches(slug, slugs(root), n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"no chapter is called {slug!r}{hint} There are: {', '.join(slugs(root)) or 'none'}")
+    return _load(slug, folder, tuple((folder / name).stat().st_mtime_ns for name in ("exercises.py", "checks.py")))
+
+
+@functools.lru_cache(maxsize=64)
+def _load(slug: str, folder: Path, changed_ns: tuple[int, ...]) -> Chapter:
     cells = list(read_cells(folder / "exercises.py"))
     title = next(
         (c.source.splitlines()[0].lstrip("# ").strip() for c in cells if c.markdown and c.source.strip()), slug
@@ -140,6 +153,9 @@ def load(slug: str, root: Path | None = None) -> Chapter:
         exercises={e.name: e for e in _import_checks(folder / "checks.py").EXERCISES},
         manual={c.keys["manual"]: float(c.keys.get("points", "1")) for c in cells if "manual" in c.keys},
     )
+
+
+load.cache_clear = _load.cache_clear  # type: ignore[attr-defined]
 
 
 def _import_checks(path: Path) -> Any:

@@ -7,11 +7,14 @@ EXCHANGE/llm_principles/feedback/STUDENT/ASSIGNMENT/              what was retur
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import itertools
 import os
 import re
 import secrets
 import shutil
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +23,10 @@ from grader.bridge import COURSE_ID
 
 EXCHANGE_VARIABLE = "LLM_COURSE_EXCHANGE"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S.%f %Z"
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? UTC")
 MAX_NOTEBOOK_BYTES = 20_000_000
+MAX_FILES = 1_001
+"""Files of one hand-in that are copied; intake says when there are more than a thousand."""
 STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
@@ -86,8 +92,16 @@ def hand_ins(root: Path, slug: str) -> list[HandIn]:
     for folder in sorted((exchange_root(root) / "inbound").glob(f"*+{slug}+*")):
         parts = folder.name.split("+")
         if folder.is_dir() and not folder.is_symlink() and len(parts) >= 3 and STUDENT.fullmatch(parts[0]):
-            found.append(HandIn(folder, parts[0], parts[1], parts[2]))
+            found.append(HandIn(folder, parts[0], parts[1], _sound_time(parts[2], folder)))
     return sorted(found, key=lambda h: (h.student, h.time))
+
+
+def _sound_time(text: str, folder: Path) -> str:
+    """The time in a folder's name. When it is none, or is still to come, the time at which the file system last saw the folder change."""
+    now = datetime.now(UTC).strftime(TIME_FORMAT)
+    if _TIME.fullmatch(text) and text <= now:
+        return text
+    return datetime.fromtimestamp(folder.stat().st_ctime, UTC).strftime(TIME_FORMAT)
 
 
 def collect(root: Path, slug: str) -> tuple[list[str], list[str]]:
@@ -102,7 +116,7 @@ def collect(root: Path, slug: str) -> tuple[list[str], list[str]]:
         part = target.with_name(f".{slug}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(hand_in.folder, part, symlinks=True)
+        _copy(hand_in.folder, part)
         # The folder's name says when it came; the file inside could have been edited.
         (part / "timestamp.txt").unlink(missing_ok=True)
         (part / "timestamp.txt").write_text(hand_in.time, encoding="utf-8")
@@ -110,6 +124,25 @@ def collect(root: Path, slug: str) -> tuple[list[str], list[str]]:
         os.replace(part, target)
         collected.append(hand_in.student)
     return sorted(collected), sorted(kept)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies what lies in a hand-in: files of its own, each cut off behind what is read of a notebook, and links as links.
+
+    Folders, pipes, devices and files with a second name are left behind; intake then says that the notebook is not there.
+    """
+    target.mkdir()
+    with os.scandir(source) as entries:
+        for entry in itertools.islice(entries, MAX_FILES):
+            found = entry.stat(follow_symlinks=False)
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), target / entry.name)
+            elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                with contextlib.suppress(OSError):  # gone, or no longer what it was a moment ago
+                    descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    with open(descriptor, "rb") as file, open(target / entry.name, "xb") as copy:
+                        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                            copy.write(file.read(MAX_NOTEBOOK_BYTES + 1))
 
 
 def submitted(root: Path, slug: str) -> list[str]:
@@ -125,7 +158,7 @@ def timestamp(root: Path, student: str, slug: str) -> str | None:
     if path.is_symlink() or not path.is_file() or path.stat().st_size > 200:
         return None
     text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return text if re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? UTC", text) else None
+    return text if _TIME.fullmatch(text) else None
 
 
 def return_feedback(root: Path, slug: str, student: str) -> Path:

@@ -232,6 +232,8 @@ class Exercise:
     close: Close = Close()
     seconds: float = 10.0
     """Wall-clock limit for all cases together in official grading."""
+    partial: bool = False
+    """Whether a wrong answer earns a share of the points, by the cases that want a value and got the right one. False: all or nothing."""
 
     def __post_init__(self) -> None:
         names = [m.name for m in self.misconceptions]

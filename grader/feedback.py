@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def sentence(entry: dict[str, Any]) -> str:
-    return SENTENCES[Outcome(entry["outcome"])]
+    """How an exercise ended, in one or two sentences."""
+    said = SENTENCES[Outcome(entry["outcome"])]
+    if entry["outcome"] != Outcome.PASSED and entry["points"] > 0:
+        said += f" Partial credit: {entry['points']:g} of {entry['max_points']:g} points for the cases that are right."
+    return said
 
 
 def entry_text(entry: dict[str, Any]) -> str:
@@ -77,20 +82,41 @@ def _template() -> Any:
     return environment.get_template("feedback.html")
 
 
-def page(result: dict[str, Any], title: str) -> str:
+@dataclass(frozen=True)
+class Standing:
+    """What persons and due dates made of a score, for the feedback page."""
+
+    score: float
+    max_score: float
+    penalty: float = 0.0
+    """Taken off because it came late."""
+    overrides: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """(points, reason) by exercise or hand-graded cell."""
+    waiting: bool = False
+    """Something is still to be read by a person."""
+
+
+def page(result: dict[str, Any], title: str, standing: Standing | None = None) -> str:
     """The feedback page of one submission."""
-    entries = [dict(e, sentence=sentence(e), ok=e["outcome"] == Outcome.PASSED) for e in result["exercises"]]
+    overrides = standing.overrides if standing else {}
+    entries = [
+        dict(e, sentence=sentence(e), ok=e["outcome"] == Outcome.PASSED, override=overrides.get(e["exercise"]))
+        for e in result["exercises"]
+    ]
     total = sum(e["points"] for e in entries)
     possible = sum(e["max_points"] for e in entries)
-    return _template().render(result=result, title=title, entries=entries, total=total, possible=possible)
+    given = {name: overrides[name] for name in result["manual"] if name in overrides}
+    return _template().render(
+        result=result, title=title, entries=entries, total=total, possible=possible, standing=standing, given=given
+    )
 
 
-def write_page(root: Path, result: dict[str, Any], title: str) -> Path:
+def write_page(root: Path, result: dict[str, Any], title: str, standing: Standing | None = None) -> Path:
     """Writes the feedback where nbgrader writes it: feedback/STUDENT/ASSIGNMENT/ASSIGNMENT.html."""
     path = root / "feedback" / result["student"] / result["assignment"] / f"{result['assignment']}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(page(result, title), encoding="utf-8")
+    temporary.write_text(page(result, title, standing), encoding="utf-8")
     os.replace(temporary, path)
     return path
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -22,7 +23,8 @@ MAX_BYTES = 20_000_000
 MAX_ITEMS = 2_000_000
 MAX_DEPTH = 100
 MAX_CELLS = 5_000
-MAX_SOURCE_CHARACTERS = 200_000
+MAX_SOURCE_CHARACTERS = 60_000
+"""Of one cell: several times the longest honest answer, and what can be parsed in a second whatever it holds."""
 MAX_FOLDER_ENTRIES = 1_000
 
 FATAL = frozenset({"missing_file", "not_regular", "odd_name", "unreadable", "too_big", "not_json", "not_notebook"})
@@ -353,9 +355,10 @@ def _magic_line(source: str) -> int | None:
     if _tree(source) is not None:
         return None
     lines = source.splitlines()
-    return next((n for n, line in enumerate(lines, 1) if re.match(r"\s*(!|%%?[A-Za-z])", line)), None)
+    return next((n for n, line in enumerate(lines, 1) if re.match(r"[ \t]*(!|%%?[A-Za-z])", line)), None)
 
 
+@functools.lru_cache(maxsize=2)  # the same source is asked about several times in a row
 def _tree(source: str) -> ast.Module | None:
     try:
         return ast.parse(source)
@@ -394,7 +397,8 @@ def _renamed(source: str, functions: tuple[str, ...]) -> str | None:
 
 def _note_missing(exercise: str, functions: tuple[str, ...], others: list[str], problems: list[Problem]) -> None:
     sentence = f"{exercise}: its cell is not in the notebook."
-    pattern = re.compile(rf"^\s*def\s+({'|'.join(map(re.escape, functions))})\b", re.MULTILINE)
+    # Blanks are counted, and none crosses a line: with \s the search would be quadratic in a cell of empty lines.
+    pattern = re.compile(rf"^[ \t]{{0,40}}def[ \t]{{1,40}}({'|'.join(map(re.escape, functions))})\b", re.MULTILINE)
     if functions and any(pattern.search(text) for text in others):
         sentence += (
             " Another cell defines it; move that code into the exercise's own cell of a fresh copy of the assignment."

@@ -7,6 +7,7 @@ misconceptions, which run here too (they are the author's code), so that the lea
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grader.calling import answer_of, copy_of, float_tensors
+from grader.calling import Call, answer_of, copy_of, float_tensors
 from grader.compare import brief, difference, kind_of
 from grader.course import Chapter
 from grader.exercise import (
@@ -66,11 +67,19 @@ class Verdict:
     outcome: Outcome
     passed: int = 0
     total: int = 0
+    cases: list[tuple[str, str]] = field(default_factory=list)
+    """Each question in the order asked: its label, and "passed", the kind of its failure, or "not asked"."""
+    share: float = 0.0
+    """Of the questions that want a value, how many got the right one, 0 to 1. To raise where an error is wanted earns nothing here."""
     failure: Failure | None = None
     diagnosis: Diagnosis | None = None
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     seed: int = 0
+    leans_on: dict[str, bool] = field(default_factory=dict)
+    """Other exercises that an answer which did not pass by itself builds on, and whether those passed: the verdict holds as long as they do."""
+    session: Any = field(default=None, repr=False, compare=False)
+    """The sandbox session that answered (`grader.worker.SandboxStudent`), which knows what it cost; None in a notebook."""
 
     @property
     def ok(self) -> bool:
@@ -115,6 +124,7 @@ class Question:
     def __init__(self, exercise: Exercise, item: Case | Scenario, rng: Rng, seed: int) -> None:
         self.exercise, self.item, self.rng, self.seed = exercise, item, rng, seed
         self._want: tuple[Any, list[Tensor], list[Tensor | None]] | None = None
+        self._call: Call | None = None
 
     @property
     def label(self) -> str:
@@ -129,11 +139,20 @@ class Question:
         return self._scenario(student, self.item)
 
     def _case(self, student: Student, case: Case) -> Response:
-        function = case.function or self.exercise.name
-        want, cotangents, grads = self.wanted(case)
-        answer = student.call(function, case.args, case.kwargs, case.grad, cotangents)
-        failure = self._judge_case(case, function, answer, want, grads)
-        return Response(failure, [answer])
+        call = self.call(case)
+        return self.judged(case, student.call(call.function, call.args, call.kwargs, call.grad, call.cotangents))
+
+    def call(self, case: Case) -> Call:
+        """What a subject is asked, made once."""
+        if self._call is None:
+            function = case.function or self.exercise.name
+            self._call = Call(function, case.args, case.kwargs, case.grad, self.wanted(case)[1])
+        return self._call
+
+    def judged(self, case: Case, answer: Answer) -> Response:
+        """What an answer to `call` is worth."""
+        want, _, grads = self.wanted(case)
+        return Response(self._judge_case(case, self.call(case).function, answer, want, grads), [answer])
 
     def wanted(self, case: Case) -> tuple[Any, list[Tensor], list[Tensor | None]]:
         """(wanted value, cotangents, wanted gradients)."""
@@ -161,12 +180,11 @@ class Question:
     def _judge_case(
         self, case: Case, function: str, answer: Answer, want: Any, grads: list[Tensor | None]
     ) -> Failure | None:
-        call = call_text(function, case.args, case.kwargs)
-
         def failure(kind: str, message: str, got: Any = UNSET, wanted: Any = UNSET) -> Failure:
             shown = ["" if v is UNSET else brief(v) for v in (got, wanted)]
             if shown[0] == shown[1]:  # the first values agree; the message says which do not
                 shown = ["", ""]
+            call = call_text(function, case.args, case.kwargs)
             return Failure(kind, case.label, message, call, *shown, error_lines=answer.error_lines)
 
         if answer.outcome:
@@ -197,7 +215,7 @@ class Question:
         before = [*((f"argument {n + 1}", a) for n, a in enumerate(case.args)), *case.kwargs.items()]
         after = [*answer.args_after, *(answer.kwargs_after or {}).values()]
         for (name, was), now in zip(before, after):
-            if not _has_code(was) and (found := difference(now, was, Close(0.0, 0.0))):
+            if now is not was and not _has_code(was) and (found := difference(now, was, Close(0.0, 0.0))):
                 return failure(
                     "inputs",
                     f"the call changed its input ({name}): {found.message.replace('want', 'was')}; work on a copy",
@@ -230,11 +248,16 @@ class Asking:
     def __init__(self, student: Student, exercise: Exercise) -> None:
         self.student, self.exercise = student, exercise
         self.answers: list[Answer] = []
-        self.last_call = ""
+        self._last: tuple[str, tuple, dict[str, Any]] | None = None
 
-    def _keep(self, answer: Answer, text: str) -> Answer:
+    @property
+    def last_call(self) -> str:
+        """The last question as a learner could read it."""
+        return call_text(*self._last) if self._last else ""
+
+    def _keep(self, answer: Answer, name: str, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Answer:
         self.answers.append(answer)
-        self.last_call = text
+        self._last = (name, args, kwargs or {})
         if len(self.answers) > MAX_CALLS:
             raise ValueError(f"exercise {self.exercise.name}: a scenario may make {MAX_CALLS} calls; ask less")
         if answer.outcome:
@@ -248,7 +271,7 @@ class Asking:
 
     def _ask(self, function: str | None, args: tuple, kwargs: dict[str, Any]) -> Answer:
         name = function or self.exercise.name
-        return self._keep(self.student.call(name, args, kwargs), call_text(name, args, kwargs))
+        return self._keep(self.student.call(name, args, kwargs), name, args, kwargs)
 
     def call(self, *args: Any, function: str | None = None, **kwargs: Any) -> Any:
         return self._value(self._ask(function, args, kwargs))
@@ -257,14 +280,11 @@ class Asking:
         return _first_name(self._ask(function, args, kwargs).error)
 
     def method(self, handle: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._value(
-            self._keep(self.student.method(handle, name, args, kwargs), call_text(f".{name}", args, kwargs))
-        )
+        return self._value(self._keep(self.student.method(handle, name, args, kwargs), f".{name}", args, kwargs))
 
     def method_error(self, handle: Any, name: str, *args: Any, **kwargs: Any) -> str | None:
-        return _first_name(
-            self._keep(self.student.method(handle, name, args, kwargs), call_text(f".{name}", args, kwargs)).error
-        )
+        answer = self._keep(self.student.method(handle, name, args, kwargs), f".{name}", args, kwargs)
+        return _first_name(answer.error)
 
     def attribute(self, handle: Any, name: str) -> Any:
         return self._value(self._keep(self.student.attribute(handle, name), f".{name}"))
@@ -288,6 +308,48 @@ def questions(exercise: Exercise, seed: int) -> list[Question]:
     return [Question(exercise, item, rng, seed + 7919 * (n + 1)) for n, item in enumerate(exercise.cases(rng))]
 
 
+class Paper:
+    """The questions of one exercise for one seed, with what the reference and the known mistakes answer to them.
+
+    It may be put to any number of subjects: what was worked out for one is there for the next. Nothing of a learner's is kept in it.
+    """
+
+    def __init__(self, chapter: Chapter, exercise: Exercise, seed: int) -> None:
+        self.chapter, self.exercise, self.seed = chapter, exercise, seed
+        self.questions = questions(exercise, seed)
+        self._twins: dict[str, LocalStudent | None] = {}
+        self._responses: dict[tuple[str, int], Response] = {}
+
+    def responses(self, student: Student, ahead: bool) -> Iterator[Response]:
+        """What `student` does with one question after the other. Ahead: cases that follow each other are asked together."""
+        at = 0
+        while at < len(self.questions):
+            cases = list(itertools.takewhile(lambda q: isinstance(q.item, Case), self.questions[at:]))
+            if len(cases) > 1 and ahead and hasattr(student, "calls"):
+                answers = student.calls([q.call(q.item) for q in cases])
+                yield from (q.judged(q.item, answer) for q, answer in zip(cases, answers))
+                at += len(cases)
+            else:
+                yield self.questions[at].put(student)
+                at += 1
+
+    def twin_exists(self, item: Misconception) -> bool:
+        """Whether the known mistake runs at all."""
+        if item.name not in self._twins:
+            self._twins[item.name] = None
+            with suppress(Exception):
+                source = self.chapter.source_of(self.exercise, item)
+                self._twins[item.name] = LocalStudent(self.chapter.namespace(self.exercise, source))
+        return self._twins[item.name] is not None
+
+    def twin_response(self, item: Misconception, number: int) -> Response:
+        """What the known mistake does with question `number`."""
+        key = (item.name, number)
+        if key not in self._responses:
+            self._responses[key] = self.questions[number].put(self._twins[item.name])  # type: ignore[arg-type]
+        return self._responses[key]
+
+
 def judge(
     chapter: Chapter,
     exercise: Exercise,
@@ -296,32 +358,43 @@ def judge(
     *,
     diagnose: bool = True,
     stop_early: bool = False,
+    paper: Paper | None = None,
 ) -> Verdict:
     """The verdict on `student`. It starts as failed and becomes passed only when every question was answered rightly.
 
-    `stop_early` ends at the first wrong answer (fewer questions for the diagnosis to go by).
+    `stop_early` ends at the first wrong answer (fewer questions for the diagnosis to go by). `paper` may hold the questions of this
+    exercise and seed from an earlier subject.
     """
     start = time.perf_counter()
-    asked = questions(exercise, seed)
+    paper = paper or Paper(chapter, exercise, seed)
+    asked = paper.questions
     verdict = Verdict(exercise=exercise.name, outcome=Outcome.FAILED, total=len(asked), seed=seed)
-    responses: list[tuple[Question, Response]] = []
-    for question in asked:
-        response = question.put(student)
-        responses.append((question, response))
+    responses: list[Response] = []
+    for response in paper.responses(student, ahead=not stop_early):
+        responses.append(response)
         ended = next((a.outcome for a in response.answers if a.outcome), None)
         if response.failure and (ended or stop_early):
             break
-    failed = [(q, r) for q, r in responses if r.failure]
+    failed = [(q, r) for q, r in zip(asked, responses) if r.failure]
     verdict.passed = len(responses) - len(failed)
+    verdict.cases = [(q.label, r.failure.kind if r.failure else "passed") for q, r in zip(asked, responses)]
+    verdict.cases += [(q.label, "not asked") for q in asked[len(responses) :]]
+    verdict.share = _share(asked, responses)
     if asked and not failed and len(responses) == len(asked):
         verdict.outcome = Outcome.PASSED
     elif failed:
         verdict.failure = failed[0][1].failure
         verdict.outcome = _outcome(failed[0][1])
         if diagnose and verdict.outcome in (Outcome.FAILED, Outcome.ERROR):
-            verdict.diagnosis = recognise(chapter, exercise, responses) or general_reading(failed[0][0], failed[0][1])
+            verdict.diagnosis = recognise(paper, responses) or general_reading(failed[0][0], failed[0][1])
     verdict.seconds = time.perf_counter() - start
     return verdict
+
+
+def _share(asked: list[Question], responses: list[Response]) -> float:
+    wanted = [n for n, q in enumerate(asked) if not (isinstance(q.item, Case) and q.item.raises)]
+    right = sum(n < len(responses) and responses[n].failure is None for n in wanted)
+    return right / len(wanted) if wanted else 0.0
 
 
 def _outcome(response: Response) -> Outcome:
@@ -335,33 +408,36 @@ def _outcome(response: Response) -> Outcome:
     return Outcome.ERROR if response.failure and response.failure.kind == "raised" else Outcome.FAILED
 
 
-def recognise(chapter: Chapter, exercise: Exercise, responses: list[tuple[Question, Response]]) -> Diagnosis | None:
+def recognise(paper: Paper, responses: list[Response]) -> Diagnosis | None:
     """The misconception that behaves as the answers do: the same wrong values wherever they are wrong, right where they are right.
 
     When none does so everywhere, the one that gives the same wrong values to at least two questions and to half of those asked:
     two mistakes in one answer, of which the learner is told one.
     """
-    failed = [(q, r) for q, r in responses if r.failure][:12]
-    passed = [(q, r) for q, r in responses if not r.failure][:40]
-    near: list[tuple[int, Misconception, LocalStudent]] = []
-    for item in exercise.misconceptions:
-        try:
-            twin = LocalStudent(chapter.namespace(exercise, chapter.source_of(exercise, item)))
-        except Exception:
+    failed = [(n, r) for n, r in enumerate(responses) if r.failure][:12]
+    passed = [n for n, r in enumerate(responses) if not r.failure][:40]
+    near: list[tuple[int, Misconception]] = []
+    for item in paper.exercise.misconceptions:
+        if not paper.twin_exists(item):
             continue
-        if not any(_alike(r, q.put(twin), exercise) for q, r in failed[:3]):
+
+        def same(number: int, response: Response, item: Misconception = item) -> bool:
+            return _alike(response, paper.twin_response(item, number), paper.exercise)
+
+        first = [same(n, r) for n, r in failed[:3]]
+        if not any(first):
             continue
-        alike = [r.failure for q, r in failed if _alike(r, q.put(twin), exercise)]
-        if len(alike) == len(failed) and all(q.put(twin).failure is None for q, _ in passed):
+        is_same = first + [same(n, r) for n, r in failed[3:]]
+        if all(is_same) and all(paper.twin_response(item, n).failure is None for n in passed):
             return Diagnosis(item.name, item.says, known=True)
         # Answers that merely raise resemble each other by chance.
-        near.append((sum(f is not None and f.kind != "raised" for f in alike), item, twin))
-    most = max((matches for matches, _, _ in near), default=0)
+        near.append((sum(s and r.failure.kind != "raised" for s, (_, r) in zip(is_same, failed)), item))
+    most = max((matches for matches, _ in near), default=0)
     if most < 2 or 2 * most < len(failed):
         return None
     # Of those that agree equally often, the one that is right most often where the answer is right.
-    nearest = [(item, twin) for matches, item, twin in near if matches == most]
-    item, _ = min(nearest, key=lambda pair: sum(q.put(pair[1]).failure is not None for q, _ in passed))
+    nearest = [item for matches, item in near if matches == most]
+    item = min(nearest, key=lambda item: sum(paper.twin_response(item, n).failure is not None for n in passed))
     return Diagnosis(item.name, item.says, known=True)
 
 
@@ -387,6 +463,10 @@ def _answers_alike(one: Answer, other: Answer, close: Close) -> bool:
 
 
 def _values_alike(one: Any, other: Any, close: Close) -> bool:
+    if isinstance(one, tuple) and isinstance(
+        other, tuple
+    ):  # arguments: a callable among them is told by its kind alone
+        return len(one) == len(other) and all(_values_alike(a, b, close) for a, b in zip(one, other))
     with suppress(Exception):
         return difference(one, other, close) is None or (
             kind_of(one).startswith("an object") and kind_of(one) == kind_of(other)

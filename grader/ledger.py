@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from typing import Any
 
 GENESIS = "0" * 64
 """The hash before the first record."""
-_OWN = ("n", "time", "previous", "hash")
+OWN_NAMES = ("n", "time", "previous", "hash")
+"""What the ledger adds to each record."""
 
 
 class LedgerError(RuntimeError):
@@ -50,18 +52,20 @@ class Ledger:
 
     `key` makes the hashes an HMAC, so that only who holds the key can write a chain that verifies.
 
-    Raises: LedgerError when another process holds it, or its chain is broken.
+    Raises: LedgerError when another process holds it for longer than `wait_s`, or its chain is broken.
     """
 
-    def __init__(self, path: Path, *, key: bytes | None = None) -> None:
+    def __init__(self, path: Path, *, key: bytes | None = None, wait_s: float = 0.0) -> None:
         self.path, self.key = path, key
         self.records: list[dict[str, Any]] = []
         self.head = GENESIS
+        self._good_bytes = 0
+        self._wait_s: float | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - close() closes it
         try:
-            self._lock()
+            self._lock(wait_s)
             if is_new:
                 _sync_folder(path.parent)
             self._load()
@@ -69,39 +73,69 @@ class Ledger:
             self._file.close()
             raise
 
-    def _lock(self) -> None:
+    def _lock(self, wait_s: float = 0.0) -> None:
         try:
             import fcntl
         except ImportError:  # no advisory locks on this system
             return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LedgerError(f"another grader is writing to {self.path}; wait for it, or stop it") from None
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise LedgerError(f"another grader is writing to {self.path}; wait for it, or stop it") from None
+                time.sleep(0.01)
+
+    def _unlock(self) -> None:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def share(self, wait_s: float = 60.0) -> None:
+        """From here on the ledger is held only while a record is added, so that graders of other assignments can add theirs.
+
+        Each `append` waits up to `wait_s` for the others and takes in, checked, what they have written.
+        """
+        self._wait_s = wait_s
+        self._unlock()
 
     def _load(self) -> None:
-        self._file.seek(0)
-        good_bytes = 0
-        for item in _walk(self._file.read().splitlines(keepends=True), self.key):
+        self._file.seek(self._good_bytes)
+        lines = self._file.read().splitlines(keepends=True)
+        for item in _walk(lines, self.key, self.head, len(self.records)):
             if isinstance(item, str):
                 raise LedgerError(f"{self.path} is broken: {item}; keep it, and grade into a new one")
             record, line = item
             if record is None:
-                self._file.truncate(good_bytes)
+                self._file.truncate(self._good_bytes)
                 os.fsync(self._file.fileno())
                 return
             self.records.append(record)
             self.head = record["hash"]
-            good_bytes += len(line)
+            self._good_bytes += len(line)
 
     def append(self, *records: dict[str, Any]) -> list[dict[str, Any]]:
         """The records as they were written, on disk when this returns.
 
         Raises: ValueError for something that is no JSON or uses one of the ledger's own names; nothing is written then.
+        LedgerError when the ledger is shared and another process does not let go of it, or broke it.
         """
+        if self._wait_s is None:
+            return self._append(records)
+        self._lock(self._wait_s)
+        try:
+            self._load()
+            return self._append(records)
+        finally:
+            self._unlock()
+
+    def _append(self, records: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
         made, head = [], self.head
         for offset, record in enumerate(records):
-            if taken := [name for name in _OWN if name in record]:
+            if taken := [name for name in OWN_NAMES if name in record]:
                 raise ValueError(f"a record may not set {', '.join(taken)}; the ledger does")
             full = {**record, "n": len(self.records) + offset, "time": datetime.now(UTC).isoformat(), "previous": head}
             full = json.loads(_canonical(full))
@@ -120,6 +154,7 @@ class Ledger:
             raise
         self.records += made
         self.head = head
+        self._good_bytes += len(data)
         return made
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -144,27 +179,37 @@ def verify(path: Path, *, key: bytes | None = None, head: str | None = None) -> 
 
     `head` is a hash noted elsewhere (after a run, in the gradebook): records cut off the end show only by it.
     """
-    count, last, torn = 0, GENESIS, 0
-    hashes = {GENESIS}
+    found, records = read(path, key=key)
+    if found.ok and head is not None and head not in {GENESIS, *(record["hash"] for record in records)}:
+        bad = f"after record {found.records - 1}: the record with the noted hash {head[:12]}... is gone"
+        return Verification(found.records, found.head, bad, found.torn_bytes)
+    return found
+
+
+def read(path: Path, *, key: bytes | None = None) -> tuple[Verification, list[dict[str, Any]]]:
+    """What `verify` says, and the good records from the beginning up to the first bad one. Takes no lock and changes nothing."""
+    records: list[dict[str, Any]] = []
+    last, torn = GENESIS, 0
     for item in _walk(path.read_bytes().splitlines(keepends=True), key):
         if isinstance(item, str):
-            return Verification(count, last, item)
+            return Verification(len(records), last, item), records
         record, line = item
         if record is None:
             torn = len(line)
             break
-        count, last = count + 1, record["hash"]
-        hashes.add(last)
-    bad = None
-    if head is not None and head not in hashes:
-        bad = f"after record {count - 1}: the record with the noted hash {head[:12]}... is gone"
-    return Verification(count, last, bad, torn)
+        records.append(record)
+        last = record["hash"]
+    return Verification(len(records), last, None, torn), records
 
 
-def _walk(lines: Iterable[bytes], key: bytes | None) -> Iterator[tuple[dict[str, Any] | None, bytes] | str]:
-    """(record, line) for each good line, (None, line) for a torn last one, or the sentence about the first bad one."""
-    previous = GENESIS
-    for n, line in enumerate(lines):
+def _walk(
+    lines: Iterable[bytes], key: bytes | None, previous: str = GENESIS, first: int = 0
+) -> Iterator[tuple[dict[str, Any] | None, bytes] | str]:
+    """(record, line) for each good line, (None, line) for a torn last one, or the sentence about the first bad one.
+
+    `previous` and `first` are the hash and the number that come before these lines.
+    """
+    for n, line in enumerate(lines, first):
         if not line.endswith(b"\n"):
             yield None, line
             return

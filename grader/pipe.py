@@ -1,4 +1,4 @@
-"""The two pipes of one session: frames of data both ways, and what is printed, both watched by the clock.
+"""The two pipes of one session: frames of data both ways, and what is printed, all watched by the clock.
 
 Nothing here trusts the other end: it may be silent, flood either pipe, close one, or send half a frame for ever.
 """
@@ -50,55 +50,72 @@ class Child:
 
 
 class Exchange:
-    """One frame out, one frame in, while output is drained and the clock is watched."""
+    """Frames out and frames in, while output is drained and the clock is watched.
 
-    def __init__(self, child: Child, deadline: float, printed: Printed) -> None:
-        self.child, self.deadline, self.printed = child, deadline, printed
+    Frames may be sent ahead of their answers; what the pipe does not take at once leaves while an answer is waited for.
+    """
 
-    def run(self, pieces: list[bytes]) -> wire.Message:
-        """Raises: Ended, wire.ProtocolError."""
-        data = self.child.data
-        out = [memoryview(piece) for piece in pieces]
+    def __init__(self, child: Child, printed: Printed) -> None:
+        self.child, self.printed = child, printed
+        self._inbox = wire.Inbox()
+        self._out: list[memoryview] = []
+        self._waiting = select.poll()
+        self._waiting.register(child.output, select.POLLIN)
+        self._waiting.register(child.data, select.POLLIN)
+        self._watched = select.POLLIN
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Puts a frame on its way. Never waits and never fails: an end that does not listen shows in its missing answer."""
+        self._out += [memoryview(piece) for piece in pieces]
+        self._push()
+
+    def receive(self, deadline: float) -> wire.Message:
+        """The next frame. Raises: Ended, wire.ProtocolError."""
         frame = wire.receive()
-        view = memoryview(next(frame))
-        waiting = select.poll()
-        waiting.register(self.child.output, select.POLLIN)
-        watched = None
+        view = self._inbox.take(memoryview(next(frame)))
         while True:
             try:
-                while out and (count := data.sendmsg(out[:64])):
-                    while out and count >= len(out[0]):
-                        count -= len(out.pop(0))
-                    if count:
-                        out[0] = out[0][count:]
+                while True:
+                    while not view:
+                        view = self._inbox.take(memoryview(frame.send(None)))
+                    if (rest := self._inbox.read(self.child.data, view)) is None:
+                        raise Ended(Outcome.CRASHED, "")
+                    view = rest
             except BlockingIOError:
-                pass
+                self._wait(deadline)
+            except StopIteration as done:
+                if time.monotonic() > deadline:  # it is there, and too late
+                    raise Ended(Outcome.TIMED_OUT, "it did not finish in time") from None
+                return wire.decode(*done.value)
             except OSError:
-                out = []  # it no longer reads; what it still has to say, or its end, comes below
-            wanted = select.POLLIN | (select.POLLOUT if out else 0)
-            if wanted != watched:
-                waiting.register(data, watched := wanted)
-            left = self.deadline - time.monotonic()
-            ready = dict(waiting.poll(max(0.0, left) * 1000))
-            if left <= 0:  # also when it still sends or prints a little now and then
-                raise Ended(Outcome.TIMED_OUT, "it did not finish in time")
-            if self.child.output in ready and not self._drain():
-                waiting.unregister(self.child.output)
-            if ready.get(data.fileno(), 0) & ~select.POLLOUT:
-                try:
-                    while True:
-                        count = data.recv_into(view)
-                        if count == 0:
-                            raise Ended(Outcome.CRASHED, "")
-                        view = view[count:]
-                        if not view:
-                            view = memoryview(frame.send(None))
-                except BlockingIOError:
-                    continue
-                except StopIteration as done:
-                    return wire.decode(*done.value)
-                except OSError:
-                    raise Ended(Outcome.CRASHED, "") from None
+                raise Ended(Outcome.CRASHED, "") from None
+
+    def _push(self) -> None:
+        try:
+            while self._out and (count := self.child.data.sendmsg(self._out[:64])):
+                while self._out and count >= len(self._out[0]):
+                    count -= len(self._out.pop(0))
+                if count:
+                    self._out[0] = self._out[0][count:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._out = []  # it no longer reads; what it still has to say, or its end, comes with the next receive
+
+    def _wait(self, deadline: float) -> None:
+        """Until there is something to read or to send, or output to take in."""
+        wanted = select.POLLIN | (select.POLLOUT if self._out else 0)
+        if wanted != self._watched:
+            self._waiting.register(self.child.data, wanted)
+            self._watched = wanted
+        left = deadline - time.monotonic()
+        ready = dict(self._waiting.poll(max(0.0, left) * 1000))
+        if left <= 0:  # also when it still sends or prints a little now and then
+            raise Ended(Outcome.TIMED_OUT, "it did not finish in time")
+        if self.child.output in ready and not self._drain():
+            self._waiting.unregister(self.child.output)
+        if self._out:
+            self._push()
 
     def _drain(self) -> bool:
         """Takes in what was printed; False when there will be no more."""

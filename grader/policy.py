@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -142,8 +143,9 @@ class Withheld:
             before = getattr(owner, attribute, None)
             if callable(before):  # a namespace such as torch.ops is torch's own machinery: reading finds its use
                 self.patches.append((owner, attribute, before, attribute in vars(owner), _refusal(name, before)))
-        roots = tuple(f"{p}." for p in ALWAYS_FORBIDDEN)
-        self.modules = [*ALWAYS_FORBIDDEN, *(m for m in sys.modules if m.startswith(roots))]
+        # Only packages that are loaded have parts to hide; in a fresh fork, looking at every module's name would copy its page.
+        roots = tuple(f"{p}." for p in ALWAYS_FORBIDDEN if p in sys.modules)
+        self.modules = [*ALWAYS_FORBIDDEN, *(m for m in (sys.modules if roots else ()) if m.startswith(roots))]
         self.hidden: dict[str, Any] = {}
 
     def __enter__(self) -> None:
@@ -171,6 +173,7 @@ def withhold(forbids: Sequence[str]) -> Withheld:
     return Withheld(forbids)
 
 
+@functools.cache
 def _owner(name: str) -> tuple[Any, str]:
     """The object that holds the last part of a dotted name, or (None, ...) when it is not there."""
     path, _, attribute = name.rpartition(".")

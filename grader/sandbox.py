@@ -257,7 +257,9 @@ def start(walls: Walls, modules: tuple[str, ...] = ()) -> Process:
         settings = [word for name, value in variables.items() for word in ("--setenv", name, value)]
         before = [*_outer(walls), *arguments, *settings, "--"]
     kind = "walls" if walls.kind != "none" else "open"
-    settle = "" if walls.kind == "none" else "from grader import inner; inner.settle(); "
+    # Some packages ask for a temporary folder while they are imported; the worker itself can write nowhere, its forks to their box.
+    box = "import tempfile; tempfile.tempdir = '/box'; "
+    settle = "" if walls.kind == "none" else f"from grader import inner; inner.settle(); {box}"
     begin = f"import sys; sys.path.insert(0, {where!r}); {settle}from grader.runner import main; main(sys.argv[1:])"
     command = [*before, sys.executable, "-P", "-c", begin, str(theirs.fileno()), kind, *modules]
     try:

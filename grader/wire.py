@@ -267,15 +267,66 @@ def encode(
 
     Raises: WireError when something cannot be sent, or is more than `caps` allow.
     """
+    return prepare(body, caps=caps, keep=keep).frame(kind, nonce)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A body that is encoded already and may be sent again and again, each time as another message."""
+
+    tree: bytes
+    buffers: tuple[bytes, ...]
+    header_bytes: int
+    """The most that a header may hold."""
+
+    def frame(self, kind: str, nonce: str) -> list[bytes]:
+        """The pieces of a frame with this body. Raises: WireError when the header is too long."""
+        names = json.dumps({"kind": kind, "nonce": nonce}, separators=(",", ":")).encode("ascii")
+        header = b'%b,"body":%b}' % (names[:-1], self.tree)
+        if len(header) > self.header_bytes:
+            raise WireError(f"the header is {len(header)} bytes, more than {self.header_bytes}")
+        sizes = [len(raw) for raw in self.buffers]
+        return [struct.pack(f"!II{len(sizes)}I", len(header), len(sizes), *sizes) + header, *self.buffers]
+
+
+def prepare(
+    body: dict[str, Any], *, caps: Caps = DEFAULT_CAPS, keep: Callable[[Any], Handle] | None = None
+) -> Prepared:
+    """What `encode` makes of `body`, without kind and nonce.
+
+    >>> read(b"".join(prepare({"x": 1}).frame("call", "7"))).nonce
+    '7'
+
+    Raises: WireError as `encode` does.
+    """
     encoder = _Encoder(caps, keep)
-    tree = encoder.value(body)
-    header = json.dumps({"kind": kind, "nonce": nonce, "body": tree}, separators=(",", ":"), allow_nan=False).encode(
-        "ascii"
-    )
-    if len(header) > caps.header_bytes:
-        raise WireError(f"the header is {len(header)} bytes, more than {caps.header_bytes}")
-    sizes = [len(raw) for raw in encoder.buffers]
-    return [struct.pack(f"!II{len(sizes)}I", len(header), len(sizes), *sizes) + header, *encoder.buffers]
+    tree = json.dumps(encoder.value(body), separators=(",", ":"), allow_nan=False).encode("ascii")
+    return Prepared(tree, tuple(encoder.buffers), caps.header_bytes)
+
+
+class Inbox:
+    """Bytes that came with earlier ones and were not asked for yet, so that small frames need few system calls."""
+
+    SIZE = 1 << 16
+
+    def __init__(self) -> None:
+        self._pending = memoryview(b"")
+
+    def take(self, view: memoryview) -> memoryview:
+        """Fills the beginning of `view` with what is here; what is still to be filled."""
+        count = min(len(view), len(self._pending))
+        view[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return view[count:]
+
+    def read(self, pipe: Any, view: memoryview) -> memoryview | None:
+        """Waits, as `pipe` does, for some of what `view` wants; what is still to be filled, or None when the other end is gone."""
+        if len(view) >= self.SIZE:
+            count = pipe.recv_into(view)
+            return view[count:] if count else None
+        data = pipe.recv(self.SIZE)
+        self._pending = memoryview(data)
+        return self.take(view) if data else None
 
 
 def receive(caps: Caps = DEFAULT_CAPS) -> Generator[bytearray, None, tuple[bytes, list[bytearray]]]:

@@ -18,14 +18,14 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from grader import sandbox, wire
-from grader.calling import MAX_TEXT
+from grader.calling import MAX_TEXT, Call
 from grader.exercise import Answer, Outcome
 from grader.inner import Limits
 from grader.pipe import Child, Ended, Exchange, Printed
@@ -88,6 +88,7 @@ class WarmWorker:
         self._exits: dict[int, Usage] = {}
         self._open: set[int] = set()
         self._spare: Child | None = None
+        self._prepared: tuple[list[str], list[list[str]]] | None = None
 
     def __enter__(self) -> WarmWorker:
         self.start()
@@ -98,17 +99,21 @@ class WarmWorker:
 
     def start(self) -> None:
         """Starts the process unless it runs. Raises: InfrastructureError with its last words when it does not come up."""
-        if self._process is not None:
-            return
-        self._process = sandbox.start(self.walls, self.modules)
-        self._process.control.settimeout(FORK_SECONDS)
-        self._forks, self._first_bytes, self._text = 0, 0, b""
+        if self._process is None:
+            self.adopt(sandbox.start(self.walls, self.modules))
         deadline = time.monotonic() + START_SECONDS
         while not self.versions:
             if not self._listen(deadline - time.monotonic()):
                 words = self._process.last_words() if self._process else ""
                 self.close()
                 raise InfrastructureError(f"the worker did not start: {words or 'no message'}")
+
+    def adopt(self, process: sandbox.Process) -> None:
+        """Takes a process that was started with these walls and modules and may still be importing."""
+        self._process = process
+        process.control.settimeout(FORK_SECONDS)
+        self._forks, self._first_bytes, self._text = 0, 0, b""
+        self._send_prepared()
 
     def close(self) -> None:
         """Ends the process and every session in it."""
@@ -119,6 +124,21 @@ class WarmWorker:
             self._process.close()
             self._process = None
         self.versions = {}
+
+    def prepare(self, sources: Sequence[str], forbids: Iterable[Sequence[str]]) -> None:
+        """Has every later fork find these sources of our own compiled, and what is forbidden looked up. It only saves time."""
+        self._prepared = (list(sources), [list(names) for names in forbids])
+        if self._process is not None:
+            self._send_prepared()
+
+    def _send_prepared(self) -> None:
+        if self._prepared is not None and self._process is not None:
+            request = json.dumps({"do": "prepare", "sources": self._prepared[0], "forbids": self._prepared[1]})
+            with contextlib.suppress(OSError):  # who is gone shows at the next fork
+                self._process.control.sendall(request.encode() + b"\n")
+            if self._spare:  # it was made before
+                self._end(self._spare)
+                self._spare = None
 
     @contextlib.contextmanager
     def session(
@@ -218,7 +238,7 @@ class WarmWorker:
     def _await_ready(self, child: Child) -> None:
         printed = Printed()
         try:
-            message = Exchange(child, time.monotonic() + FORK_SECONDS, printed).run([])
+            message = Exchange(child, printed).receive(time.monotonic() + FORK_SECONDS)
         except (Ended, wire.ProtocolError):
             message = None
         if message is None or message.kind != "ready":
@@ -284,6 +304,7 @@ class SandboxStudent:
         """Set when the process ended or was ended instead of answering; every later answer says the same."""
         self.end_text = ""
         self._printed = Printed()
+        self._exchange = Exchange(child, self._printed)
         self._closed = False
         self._usage: Usage | None = None
 
@@ -336,24 +357,37 @@ class SandboxStudent:
         cotangents: Sequence[Tensor] = (),
     ) -> Answer:
         """What the function answers. Raises: wire.WireError when an argument is no data and not wrapped in `Code`."""
-        body = {
-            "function": function,
-            "args": tuple(args),
-            "kwargs": kwargs,
-            "grad": list(grad),
-            "cotangents": list(cotangents),
-        }
-        return self._answer("call", body)
+        return self._answer("call", Call(function, args, kwargs, grad, cotangents).body, args, kwargs)
+
+    def calls(self, calls: Sequence[Call]) -> Iterator[Answer]:
+        """The answer to each call, in order. All are sent at once, so that it works on the next while one is looked at.
+
+        Raises: wire.WireError, before anything is sent, when an argument is no data and not wrapped in `Code`.
+        """
+        for call in calls:
+            call.encoded = call.encoded or wire.prepare(call.body)
+        nonces = [secrets.token_hex(8) for _ in calls] if self.outcome is None else []
+        for call, nonce in zip(calls, nonces):
+            self._exchange.send(call.encoded.frame("call", nonce))
+        for call, nonce in zip(calls, nonces or [""] * len(calls)):
+            yield self._as_answer(self._reply(nonce), call.args, call.kwargs)
 
     def method(self, handle: Any, name: str, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Answer:
-        return self._answer("method", {"handle": handle, "name": name, "args": tuple(args), "kwargs": kwargs or {}})
+        body = {"handle": handle, "name": name, "args": tuple(args), "kwargs": kwargs or {}}
+        return self._answer("method", body, args, kwargs)
 
     def attribute(self, handle: Any, name: str) -> Answer:
         return self._answer("attribute", {"handle": handle, "name": name})
 
-    def _answer(self, kind: str, body: dict[str, Any]) -> Answer:
-        reply = self._ask(kind, body)
+    def _answer(
+        self, kind: str, body: dict[str, Any], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Answer:
+        return self._as_answer(self._ask(kind, body), args, kwargs or {})
+
+    def _as_answer(self, reply: dict[str, Any] | None, args: tuple, kwargs: dict[str, Any]) -> Answer:
         if reply is not None:
+            if reply.get("args_after") is True and reply.get("kwargs_after") is True:  # it says: as they were
+                reply = {**reply, "args_after": tuple(args), "kwargs_after": dict(kwargs)}
             if (answer := _as_answer(reply)) is not None:
                 return answer
             self._ended(Outcome.INVALID, "it answered with something that is no data")
@@ -364,10 +398,15 @@ class SandboxStudent:
         if self.outcome is not None:
             return None
         nonce = secrets.token_hex(8)
-        pieces = wire.encode(kind, nonce, body)
+        self._exchange.send(wire.encode(kind, nonce, body))
+        return self._reply(nonce)
+
+    def _reply(self, nonce: str) -> dict[str, Any] | None:
+        if self.outcome is not None:
+            return None
         begin = time.monotonic()
         try:
-            message = Exchange(self.child, begin + self.child.limits.seconds - self.seconds, self._printed).run(pieces)
+            message = self._exchange.receive(begin + self.child.limits.seconds - self.seconds)
             if message.kind != "answer" or message.nonce != nonce:
                 raise wire.ProtocolError("an answer to another question")
             return message.body

@@ -84,11 +84,11 @@ def test_arrows_between_the_rooms_point_one_way():
 FLOORS = [
     {"exercise", "wire"},
     {"policy", "calling", "compare", "course"},
-    {"inner", "runner", "pipe", "sandbox", "intake", "ledger"},
+    {"inner", "runner", "pipe", "sandbox", "intake", "ledger", "lateness", "pool", "fingerprint"},
     {"judge", "worker", "bridge", "exchange", "workspace"},
-    {"checking", "mutation", "feedback", "lab"},
-    {"grading"},
-    {"cli", "demo"},
+    {"checking", "mutation", "feedback", "lab", "archives"},
+    {"grading", "task", "desk", "cluster", "audit", "item_statistics", "similarity"},
+    {"cli", "cli_reports", "demo"},
 ]
 
 

@@ -1,4 +1,5 @@
 import os
+from datetime import UTC, datetime
 
 import pytest
 
@@ -63,3 +64,37 @@ def test_nbgrader_reads_the_names_of_hand_ins(small_root, notebook):
     student, assignment, time, random = folder.name.split("+")
     assert (student, assignment, bool(time), bool(random)) == ("ada", "01_sums", True, True)
     assert folder.parent == small_root / "exchange" / "llm_principles" / "inbound"
+
+
+def inbound(root, name):
+    folder = exchange.exchange_root(root) / "inbound" / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_what_one_student_leaves_in_the_exchange_stops_nobody(small_root, notebook, tmp_path):
+    folder = exchange.submit(small_root, "01_sums", notebook, "eve")
+    os.mkfifo(folder / "pipe")
+    (folder / "deep/er").mkdir(parents=True)
+    (folder / "big").write_bytes(bytes(exchange.MAX_NOTEBOOK_BYTES + 1000))
+    other = exchange.submit(small_root, "01_sums", notebook, "fay")
+    (other / "01_sums.ipynb").unlink()
+    os.link(notebook, other / "01_sums.ipynb")
+    pipe = exchange.submit(small_root, "01_sums", notebook, "gus")
+    (pipe / "01_sums.ipynb").unlink()
+    os.mkfifo(pipe / "01_sums.ipynb")
+    exchange.submit(small_root, "01_sums", notebook, "hal")
+    assert exchange.collect(small_root, "01_sums")[0] == ["eve", "fay", "gus", "hal"]
+    taken = small_root / "submitted"
+    assert sorted(p.name for p in (taken / "eve/01_sums").iterdir()) == ["01_sums.ipynb", "big", "timestamp.txt"]
+    assert (taken / "eve/01_sums/big").stat().st_size == exchange.MAX_NOTEBOOK_BYTES + 1
+    assert not (taken / "fay/01_sums/01_sums.ipynb").exists()
+    assert not (taken / "gus/01_sums/01_sums.ipynb").exists()
+
+
+@pytest.mark.parametrize("time", ["zzz", "9999-01-01 00:00:00 UTC", "2026-01-01", ""])
+def test_a_folder_named_with_no_time_or_one_to_come_counts_as_of_now(small_root, time):
+    folder = inbound(small_root, f"eve+01_sums+{time}+abc")
+    (folder / "01_sums.ipynb").write_text("{}")
+    exchange.collect(small_root, "01_sums")
+    assert exchange.timestamp(small_root, "eve", "01_sums")[:4] == str(datetime.now(UTC).year)

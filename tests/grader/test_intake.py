@@ -163,6 +163,17 @@ def test_what_is_no_notebook_is_invalid_with_one_sentence_and_at_once(hand_in, c
     assert got.absent == {"rms_norm": "missing", "swiglu": "missing"}
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["\n" * 300_000, " " * 3_000_000, "\n \t" * 300_000 + "def", "def " * 300_000, "x;" * 29_000, "`" * 100_000],
+    ids=["empty lines", "blanks", "mixed", "def", "statements", "fences"],
+)
+def test_reading_takes_a_moment_whatever_a_cell_holds(hand_in, source):
+    start = time.process_time()
+    hand_in(notebook(cell(source), cell(source[:50_000], "swiglu"), cell(source, "derive", kind="markdown")))
+    assert time.process_time() - start < 3
+
+
 def test_a_byte_order_mark_and_nan_in_an_output_do_no_harm(hand_in):
     content = notebook(cell(RMS, "rms_norm"))
     content["cells"][0]["outputs"] = [{"data": {"x": float("nan")}}]

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from grader.calling import answer_of, copy_of
-from grader.exercise import Case, Code, Exercise, Misconception, Mismatch, Outcome, Scenario, Variant
-from grader.judge import LocalStudent, judge, questions
+from grader.exercise import Case, Close, Code, Exercise, Misconception, Mismatch, Outcome, Scenario, Variant
+from grader.judge import LocalStudent, _values_alike, judge, questions
 from grader.mutation import meets_targets, score_exercise
 
 
@@ -114,3 +114,12 @@ def test_a_base_exception_is_an_answer_and_prints_are_swallowed(capsys):
 
     assert answer_of(leave, (), {}).error.startswith("SystemExit")
     assert capsys.readouterr().out == ""
+
+
+def test_arguments_are_alike_when_a_callable_among_them_is_told_by_its_kind():
+    def given(value):
+        return (torch.full((2,), value), lambda x: x)
+
+    assert _values_alike(given(1.0), given(1.0), Close())
+    assert not _values_alike(given(1.0), given(2.0), Close())
+    assert not _values_alike(given(1.0), given(1.0)[:1], Close())

@@ -24,18 +24,18 @@ def test_quick_runs_end_well_and_write_nothing(script):
     assert sorted((EXAMPLES / "results").iterdir()) == before
 
 
-def test_grpo_more_than_doubles_every_seed_s_accuracy_and_most_reach_nine_in_ten():
+def test_grpo_takes_every_seed_from_a_third_to_nine_in_ten():
     found = json.loads((EXAMPLES / "results" / "reinforce_grpo.json").read_text(encoding="utf-8"))
     assert [run["seed"] for run in found["runs"]] == [0, 1, 2, 3, 4]
     for run in found["runs"]:
         accuracy = run["accuracy"]
         assert 0.25 < accuracy["sft"] < 0.45
-        assert accuracy["sft_greedy"] < 0.3  # imitation forgets carries even at its most likely
+        assert accuracy["sft_greedy"] < 0.35  # imitation forgets carries even at its most likely
         assert accuracy["grpo"] > 2 * accuracy["sft"]
         assert accuracy["grpo_greedy"] > 3 * accuracy["sft_greedy"]
+        assert accuracy["grpo"] >= found["target"]
     reached = [run["seed"] for run in found["runs"] if run["accuracy"]["grpo"] >= found["target"]]
     assert reached == found["seeds_at_target"]
-    assert len(reached) >= 3
 
 
 def test_dpo_lowers_both_log_probabilities_and_the_nll_term_raises_the_chosen():

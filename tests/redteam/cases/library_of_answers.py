@@ -1,5 +1,5 @@
 # what: imports the package that holds the answers
-# expect: error
+# expect: policy
 # ruff: noqa
 import llmcore
 

@@ -1,0 +1,7 @@
+# what: puts a NUL into the cell
+# expect: refused
+# ruff: noqa
+# says: characters that are no text
+def hand_in(target, right, wrong, secret):
+    right["cells"][1]["source"] = "# \0\n" + "".join(right["cells"][1]["source"])
+    return right
