@@ -86,7 +86,16 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one.items(), other.items()))
-    return repr(one) == repr(other) if isinstance(one, set | frozenset) else one == other
+    return unordered(one) == unordered(other) if isinstance(one, set | frozenset) else one == other
+
+
+def unordered(value: Any) -> str:
+    """`repr`, the same for sets that hold the same, in whatever order they go through their elements."""
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({sorted(map(unordered, value))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(unordered, value))})"
+    return repr(value)
 
 
 def seeds(target: str) -> list[bytes]:
@@ -156,7 +165,7 @@ def run(target: str, data: bytes) -> None:
     assert time.process_time() - start < SLOW_S, "it took too long"
 
 
-def fuzz(target: str, seconds: float, keep: Path) -> None:
+def fuzz(target: str, seconds: float, keep: Path, seed: int = 0) -> None:
     """Lets atheris look for `seconds`; does not return. The process ends with a code other than 0 when something was found."""
     import atheris
 
@@ -170,7 +179,7 @@ def fuzz(target: str, seconds: float, keep: Path) -> None:
     for n, data in enumerate(seeds(target)):
         (corpus / f"seed_{n}").write_bytes(data)
     options = [f"-max_total_time={max(1, round(seconds))}", "-max_len=65536", "-timeout=20", "-rss_limit_mb=4096"]
-    options += ["-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={keep}/{target}_"]
+    options += [f"-seed={seed}", "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={keep}/{target}_"]
     mutate = mutate_frame if target == "frame" else None
     atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: run(target, data), custom_mutator=mutate)
     atheris.Fuzz()
@@ -224,6 +233,7 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, default=Path("build/fuzz"), help="folder for the corpus and for what was found"
     )
+    parser.add_argument("--seed", type=int, default=0, help="where to begin looking; 0: elsewhere every time")
     parser.add_argument("--replay", type=Path, help="run this one input, without atheris")
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -231,7 +241,7 @@ def main() -> None:
         run(options.target, options.replay.read_bytes())
         return
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
-    fuzz(options.target, options.seconds, options.keep)
+    fuzz(options.target, options.seconds, options.keep, options.seed)
 
 
 if __name__ == "__main__":

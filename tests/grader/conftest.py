@@ -107,9 +107,12 @@ def llmcourse(monkeypatch, capsys):
     """`llmcourse(*words)` runs the command line wide, and returns (exit code, all that was printed)."""
     import sys
 
-    from grader import cli
+    from rich.console import Console
 
-    monkeypatch.setenv("COLUMNS", "200")
+    from grader import cli, cli_reports
+
+    for module in (cli, cli_reports):  # a console takes its width from the environment once, when it is made
+        monkeypatch.setattr(module, "out", Console(highlight=False, soft_wrap=True, width=200))
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["llmcourse", *words])
