@@ -59,7 +59,7 @@ class Desk:
         self.worker.adopt(early)
         self.chapter = course.load(setup["slug"], Path(setup["root"]))
         self.papers = Papers(self.chapter)
-        self.worker.prepare(self.chapter.given, [e.forbids for e in self.chapter.exercises.values()])
+        self.worker.prepare_for(self.chapter)
 
     def answer(self, request: str) -> str:
         """{"entries": ...} for a task, {"canary": sentence or None} for canaries."""

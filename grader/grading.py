@@ -236,7 +236,7 @@ class Warm:
 
     def __enter__(self) -> Warm:
         self.worker.start()
-        self.worker.prepare(self.chapter.given, [e.forbids for e in self.chapter.exercises.values()])
+        self.worker.prepare_for(self.chapter)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -246,7 +246,7 @@ class Warm:
         """What is to be known of each task, canaries first where they are due."""
         if run.chapter is not self.chapter:  # its files have changed
             self.chapter, self.papers = run.chapter, Papers(run.chapter)
-            self.worker.prepare(run.chapter.given, [e.forbids for e in run.chapter.exercises.values()])
+            self.worker.prepare_for(run.chapter)
         if self._trusted != run.version:
             run_canaries(run.chapter, self.worker, seeds, self.papers)
             self._trusted = run.version

@@ -40,7 +40,6 @@ class _Worker:
     pipe: socket.socket
     in_hand: list[int] = field(default_factory=list)
     answered: int = 0
-    received: bytearray = field(default_factory=bytearray)
 
 
 def send(pipe: socket.socket, text: str) -> None:
@@ -70,7 +69,7 @@ def _exactly(pipe: socket.socket, size: int) -> bytes | None:
 
 
 class Pool:
-    """`count` processes, each started with `setup` (see `grader.desk.serve`)."""
+    """`count` processes, each started with `setup` (see `grader.desk.setup_for`)."""
 
     def __init__(self, count: int, setup: dict[str, Any]) -> None:
         self.count, self.setup = count, json.dumps(setup)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from grader import sandbox, wire
 from grader.calling import MAX_TEXT, Call
+from grader.course import Chapter
 from grader.exercise import Answer, Outcome
 from grader.inner import Limits
 from grader.pipe import Child, Ended, Exchange, Printed
@@ -130,6 +131,10 @@ class WarmWorker:
         self._prepared = (list(sources), [list(names) for names in forbids])
         if self._process is not None:
             self._send_prepared()
+
+    def prepare_for(self, chapter: Chapter) -> None:
+        """`prepare` with what every exercise of a chapter needs."""
+        self.prepare(chapter.given, [e.forbids for e in chapter.exercises.values()])
 
     def _send_prepared(self) -> None:
         if self._prepared is not None and self._process is not None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 
 import pytest
 
@@ -11,24 +10,13 @@ from grader.bridge import GradebookRow
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, small_root, tmp_path):
+def run(monkeypatch, llmcourse, small_root, tmp_path):
     """Runs `llmcourse` with words in a folder of the learner's, and returns (exit code, what was printed)."""
     monkeypatch.setenv("LLM_COURSE_ROOT", str(small_root))
     monkeypatch.setenv("LLM_COURSE_USER", "ada")
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["llmcourse", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return call
+    return llmcourse
 
 
 def test_handing_in_and_collecting(run, small_root, tmp_path):
