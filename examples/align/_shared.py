@@ -1,15 +1,15 @@
 """What the examples here share: settings, the model that sums as careless pupils do, the record of a run."""
 
-import json
-import platform
-import shlex
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _record import write_record
 
 from llmcore.align import Encoder, SFTTrainer, mean_reward
 from llmcore.align.sums import SumTokenizer, make_sums, sum_reward
@@ -57,28 +57,9 @@ def accuracy(model: Transformer, test_rows: int, temperature: float = 1.0) -> fl
     )  # fmt: skip
 
 
-def rounded(value: Any, digits: int = 4) -> Any:
-    """The value with every float in it rounded, for files that people read."""
-    if isinstance(value, float):
-        return round(value, digits)
-    if isinstance(value, dict):
-        return {key: rounded(part, digits) for key, part in value.items()}
-    return [rounded(part, digits) for part in value] if isinstance(value, (list, tuple)) else value
-
-
 def write_results(name: str, settings: dict[str, Any], found: dict[str, Any], seconds: float) -> None:
     """Write results/NAME.json: what was found, and the command, date, settings and versions that it was found with."""
-    record = {
-        "command": shlex.join(["python", f"examples/align/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(seconds),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "threads": torch.get_num_threads(),
-        "settings": settings,
-        **rounded(found),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(RESULTS / f"{name}.json", "align", settings, found, seconds)
 
 
 def save_figure(name: str, figure: Any) -> None:
